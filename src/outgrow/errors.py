@@ -1,0 +1,9 @@
+"""The errors that a user can mend: each says what was wanted, what came, and what to do."""
+
+
+class InputError(ValueError):
+    """A file, an option or a model that outgrow can't work with; the command line prints it as one line and exits with 2."""
+
+
+class EditError(RuntimeError):
+    """An edit that would have changed what the network computes; the network is as it was before."""

@@ -1,0 +1,1 @@
+"""What a change would be worth: moments, score, proposals, gain, policies."""

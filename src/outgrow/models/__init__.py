@@ -1,0 +1,1 @@
+"""Seed networks in plain torch, to be grown."""

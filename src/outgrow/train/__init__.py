@@ -1,0 +1,1 @@
+"""Growing while training: the Grower, the built-in trainer, journal and family."""
