@@ -1,0 +1,183 @@
+"""The board: the live picture of a run on a terminal, a few lines that are drawn over and over."""
+
+from collections.abc import Iterator, Mapping
+
+from rich import box
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.panel import Panel
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from outgrow.show import quantity
+from outgrow.show.record import Record, kind, metric_name, pareto
+
+WIDE = 110  # columns from which the sizes stand beside the widths
+BAR = 24  # columns of the widest axis' bar
+
+
+class Board:
+    """What is known of a run so far, and how it looks.
+
+    Args:
+        out: The run folder, as it is shown.
+    """
+
+    def __init__(self, out: str) -> None:
+        self.out = out
+        self.start: Record = {}
+        self.epoch: Record = {}
+        self.sizes: dict[str, Record] = {}
+        self.axes: dict[str, int] = {}
+        self.params = 0
+        self.step = 0
+        self.seconds = 0.0
+        self.left: float | None = None
+
+    def add(self, record: Record) -> None:
+        """Take in one record of the journal."""
+        match kind(record):
+            case "start":
+                self.start = record
+                self.axes, self.params = dict(record["axes"]), record["params"]
+            case "epoch":
+                self.epoch = record
+                self.axes, self.params = dict(record["axes"]), record["params"]
+            case "event":
+                grown = {
+                    growth["where"]: growth["size_after"] for growth in record["growths"] if growth["kind"] == "widen"
+                }
+                self.axes |= {name: size for name, size in grown.items() if name in self.axes}
+                self.params = record.get("params_after", self.params)
+            case "size":
+                self.sizes[record["name"]] = record
+            case "end":
+                self.left = None
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        wide = options.max_width >= WIDE
+        rows = max(2, min(10, console.size.height - (12 if wide else 18)))
+        parts: list[RenderableType] = [self._progress(), self._latest()]
+        bars, saved = _bars(self.axes, self.start.get("axes", {}), rows), self._sizes(rows - 1 if wide else 4)
+        if wide:
+            columns = Table.grid(expand=True, padding=(0, 3))
+            columns.add_column(ratio=3)
+            columns.add_column(ratio=2)
+            columns.add_row(bars, saved)
+            parts += ["", columns]
+        else:
+            parts += ["", bars] + (["", saved] if self.sizes else [])
+        yield Panel(Group(*parts), box=box.ROUNDED, border_style="dim", title=self._title(), subtitle=self._subtitle())
+
+    def _title(self) -> Text:
+        words = (self.start.get("data", "outgrow"), self.start.get("model", ""))
+        return Text(" · ".join(quantity.clean(word) for word in words if word), style="bold")
+
+    def _subtitle(self) -> Text:
+        device = self.start.get("device", "")
+        threads = f", {quantity.count(self.start['threads'], 'thread')}" if self.start.get("threads") else ""
+        seed = f"seed {self.start['seed']}" if "seed" in self.start else ""
+        return Text(" · ".join(filter(None, (quantity.clean(self.out), seed, f"{device}{threads}"))), style="dim")
+
+    def _progress(self) -> RenderableType:
+        steps, epochs = self.start.get("steps") or 0, self.start.get("epochs") or 0
+        share = min(1.0, self.step / steps) if steps else 0.0
+        current = min(epochs, int(share * epochs) + 1) if share < 1 else epochs
+        row = Table.grid(expand=True, padding=(0, 2, 0, 0))
+        row.add_column(no_wrap=True)
+        row.add_column(ratio=1)
+        row.add_column(no_wrap=True, justify="right")
+        time = ", ".join(filter(None, (quantity.duration(self.seconds), quantity.left(self.left))))
+        bar = ProgressBar(
+            total=1.0, completed=share, style="bright_black", complete_style="green", finished_style="green"
+        )
+        row.add_row(Text(f"epoch {current}/{epochs}", style="bold"), bar, Text(f"{quantity.share(share, 0)}  {time}"))
+        return row
+
+    def _latest(self) -> Text:
+        limit = self.start.get("max_params")
+        params = Text.assemble(
+            (quantity.count(self.params), "bold"), (f" of {limit:,}" if limit else "", "dim"), " parameters"
+        )
+        if not self.epoch:
+            return params
+        validation = self.epoch["validation"]
+        metric = metric_name(self.start, validation)
+        return Text("   ").join(
+            [
+                Text.assemble(
+                    "loss ",
+                    (quantity.loss(validation.get("loss"), 3), "bold"),
+                    (f" (train {quantity.loss(self.epoch['train_loss'], 3)})", "dim"),
+                ),
+                Text.assemble(
+                    f"{quantity.metric_title(metric)} ", (quantity.metric(metric, validation.get(metric)), "bold cyan")
+                ),
+                params,
+            ]
+        )
+
+    def _sizes(self, most: int) -> RenderableType:
+        if not self.sizes:
+            return Text("no size saved yet", style="dim")
+        table = Table.grid(padding=(0, 2, 0, 0))
+        table.add_column(no_wrap=True)
+        table.add_column(justify="right", no_wrap=True)
+        table.add_column(justify="right", no_wrap=True)
+        sizes = list(self.sizes.values())
+        metric = metric_name(self.start, sizes[0]["validation"])
+        best = pareto(sizes, metric)[-most:] or sizes[-most:]
+        table.add_row(Text(f"best of {quantity.count(len(sizes), 'size')}", style="dim"), "", "")
+        for size in best:
+            value = quantity.metric(metric, size["validation"].get(metric))
+            params = quantity.count(size["params"], "parameter")
+            table.add_row(
+                Text(quantity.shorten(quantity.clean(size["name"]), 24)), Text(params), Text(value, style="cyan")
+            )
+        return table
+
+
+def _bars(axes: Mapping[str, int], first: Mapping[str, int], most: int) -> RenderableType:
+    """Draw the width of each axis as a bar, what it was born with and what it grew; of many axes the widest."""
+    shown = sorted(axes, key=lambda name: -axes[name])[: most if len(axes) <= most else most - 1]
+    widest = max(axes.values(), default=1)
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True)
+    for name in filter(shown.__contains__, axes):
+        table.add_row(*_bar(name, first.get(name, 0), axes[name], widest))
+    if len(axes) > len(shown):
+        table.add_row(Text(f"and {len(axes) - len(shown)} narrower", style="dim"), "", "")
+    return table
+
+
+def _bar(name: str, before: int, now: int, widest: int) -> Iterator[Text]:
+    length, born = max(1, round(BAR * now / widest)), round(BAR * min(before, now) / widest)
+    yield Text(quantity.shorten(quantity.clean(name), 22))
+    yield Text.assemble(("━" * min(born, length), "blue"), ("━" * (length - min(born, length)), "bright_green"))
+    yield Text(f"{before} → {now}" if before and before != now else f"{now}", style="bold" if before != now else "dim")
+
+
+def growth_row(event: Record, growth: Record, names: int) -> Text:
+    """Write one growth as a row that stays above the board, in columns that line up from event to event.
+
+    Args:
+        event: The event it belongs to.
+        growth: The growth.
+        names: Columns for the name of the place.
+
+    Returns:
+        The row, 65 columns and the name.
+    """
+    where = quantity.shorten(quantity.clean(growth["where"]), names)
+    widths = (
+        f"{growth.get('size_before')} → {growth.get('size_after')}" if growth["kind"] == "widen" else growth["kind"]
+    )
+    return Text.assemble(
+        (f"▲ {event['event']:<3}", "green"),
+        (f"{where:<{names}}  {widths:<9}", "bold"),
+        f" gain {quantity.gain(growth.get('gain'), growth.get('se'), '±'):<17}",
+        f" realised {quantity.loss(growth.get('realised')):<7}",
+        (f" {growth['params']:>+8,}", "green"),
+    )

@@ -1,0 +1,176 @@
+"""The console of a run: a live board on a terminal, plain lines everywhere else."""
+
+import os
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TextIO
+
+from rich import box
+from rich.console import Console as Screen
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from outgrow.show import quantity
+from outgrow.show.board import Board, growth_row
+from outgrow.show.lines import lines
+from outgrow.show.pace import Pace
+from outgrow.show.record import Record, kind, metric_name
+
+REFRESH = 0.25  # seconds between two drawings of the board
+
+
+class Console:
+    """Shows a run while it goes on: call it with every record of the journal.
+
+    On a terminal a board is drawn over and over, and growths and sizes stay above it in the scrollback. Elsewhere each
+    record gives plain lines.
+
+    Args:
+        out: The run folder, to be named.
+        file: Where to write; standard output if None.
+        force_terminal: Draw the board (True) or write lines (False); whatever suits the file if None.
+    """
+
+    def __init__(self, out: Path | str, file: TextIO | None = None, force_terminal: bool | None = None) -> None:
+        self._file = sys.stdout if file is None else file
+        self._terminal = _is_terminal(self._file) if force_terminal is None else force_terminal
+        self._screen = Screen(
+            file=self._file,
+            force_terminal=self._terminal,
+            force_jupyter=False,
+            color_system="auto" if self._terminal else None,
+            width=None if self._terminal else 1000,
+            markup=False,
+            highlight=False,
+            emoji=False,
+        )
+        self._board = Board(Path(out).as_posix())
+        self._pace = Pace()
+        self._live: Live | None = None
+        self._began = self._drawn = time.monotonic()
+
+    def __enter__(self) -> Self:
+        if self._terminal:
+            self._live = Live(self._board, console=self._screen, auto_refresh=False)
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def __call__(self, record: Record) -> None:
+        """Show one record.
+
+        Args:
+            record: An object as the journal holds it.
+        """
+        self._board.add(record)
+        if "seconds" in record and kind(record) in {"epoch", "end"}:
+            self._began = time.monotonic() - record["seconds"]
+            self._advance(record.get("step", self._board.step), record["seconds"])
+        elif kind(record) == "start":
+            self._began = time.monotonic()
+            self._advance(0, 0.0)
+        if self._live is None:
+            for line in lines(record, self._board.start, self._board.left):
+                self._write(line)
+        else:
+            self._keep(record)
+            self._draw()
+
+    def tick(self, step: int) -> None:
+        """Move the progress within an epoch; costs next to nothing between two drawings and where there is no board.
+
+        Args:
+            step: Steps done since the run's start.
+        """
+        if self._live is None or time.monotonic() - self._drawn < REFRESH:
+            return
+        self._advance(step, time.monotonic() - self._began)
+        self._draw()
+
+    def finish(self, family: Mapping[str, Any], report: Path) -> None:
+        """Print the table of the family and where everything is.
+
+        Args:
+            family: What family.json holds.
+            report: The path of report.html.
+        """
+        with self._screen.capture() as table:
+            self._screen.print(_family_table(family, self._terminal))
+        for line in table.get().splitlines():
+            if line.strip():
+                self._screen.out(line, highlight=False)
+        total = family.get("total") or {}
+        if (seconds := total.get("seconds")) is not None:
+            checks = total.get("check_seconds")
+            share = f", checks {quantity.share(checks / seconds)} of it" if checks is not None and seconds else ""
+            flops = quantity.short(total.get("train_flops"), "FLOPs")
+            self._write(f"{quantity.duration(seconds)}{share}, {flops} in all")
+        self._write(f"run     {self._board.out}")
+        self._write(f"report  {Path(report).as_posix()}")
+
+    def _advance(self, step: int, seconds: float) -> None:
+        self._pace.note(step, seconds)
+        self._board.step, self._board.seconds = step, seconds
+        self._board.left = self._pace.left(self._board.start.get("steps") or step)
+
+    def _draw(self) -> None:
+        self._drawn = time.monotonic()
+        if self._live is not None:
+            self._live.refresh()
+
+    def _keep(self, record: Record) -> None:
+        """Print above the board what shall stay in the scrollback: growths and the end."""
+        names = min(max(map(len, self._board.axes), default=8), max(8, self._screen.width - 65))
+        for growth in record["growths"] if kind(record) == "event" else ():
+            self._screen.print(growth_row(record, growth, names), soft_wrap=True)
+        if kind(record) in {"start", "end"} or (kind(record) == "event" and not record["growths"]):
+            for line in lines(record, self._board.start):
+                self._screen.print(Text(line, style="dim" if kind(record) == "event" else ""))
+
+    def _write(self, line: str) -> None:
+        encoding = self._screen.encoding
+        self._screen.print(Text(line.encode(encoding, "replace").decode(encoding)), soft_wrap=True)
+        self._file.flush()
+
+
+def _is_terminal(file: TextIO) -> bool:
+    """Say whether a board can be drawn there: a terminal that moves its cursor and knows the box's letters."""
+    encoding = (getattr(file, "encoding", None) or "utf-8").lower()
+    return file.isatty() and os.environ.get("TERM", "") not in {"dumb", "unknown"} and encoding.startswith("utf")
+
+
+def _family_table(family: Mapping[str, Any], terminal: bool) -> Table:
+    """Tabulate the sizes of a family, smallest first; in plain output as Markdown."""
+    sizes = sorted(family["sizes"], key=lambda size: size["params"])
+    metric = metric_name(family, sizes[0]["validation"] if sizes else {})
+    title = quantity.metric_title(metric)
+    tested = any(size.get("test") for size in sizes)
+    table = Table(box=box.SIMPLE_HEAD if terminal else box.MARKDOWN, pad_edge=not terminal)
+    table.add_column("size", no_wrap=True)
+    for heading in ("parameters", "FLOPs"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("widths", overflow="ellipsis", no_wrap=True)
+    for heading in (f"validation {title}", *([f"test {title}"] if tested else []), "time"):
+        table.add_column(heading, justify="right", min_width=min(len("validation"), len(heading)))
+    for size in sizes:
+        measures = (size["validation"], *([size.get("test") or {}] if tested else []))
+        cells = [
+            quantity.shorten(quantity.clean(size["name"]), 24),
+            quantity.count(size["params"]),
+            quantity.short(size["flops"]),
+            quantity.widths(size["axes"]),
+            *(quantity.metric(metric, measure.get(metric), 2) for measure in measures),
+            quantity.duration(size.get("seconds")),
+        ]
+        table.add_row(*map(Text, cells))
+    return table

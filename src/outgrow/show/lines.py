@@ -1,0 +1,113 @@
+"""The journal in plain lines: what a pipe, a log file or a continuous integration shows."""
+
+from collections.abc import Callable, Iterator
+
+from outgrow.show import quantity
+from outgrow.show.record import Record, kind, metric_name
+
+VERBS = {"widen": "grew", "insert": "inserted", "remove": "removed"}
+
+
+def lines(record: Record, start: Record, left: float | None = None) -> Iterator[str]:
+    """Write one record in plain words, without control codes.
+
+    Args:
+        record: Any record of the journal; a kind that is not known gives no line.
+        start: The run's start record, for its metric and its length; may be empty.
+        left: Seconds that the run still needs, if that is known.
+
+    Yields:
+        The lines: one for an epoch, a size, the start and the end, one for each growth of an event.
+    """
+    writer = WRITERS.get(kind(record))
+    if writer is not None:
+        for line in writer(record, start, left):
+            yield quantity.clean(line)
+
+
+def change(growth: Record) -> str:
+    """Write where a growth was and from which size to which.
+
+    Args:
+        growth: One growth of an event.
+
+    Returns:
+        The place and the sizes.
+
+    >>> change({"kind": "widen", "where": "block1.conv1", "size_before": 8, "size_after": 12})
+    'grew block1.conv1 8 -> 12'
+    """
+    verb = VERBS.get(growth["kind"], str(growth["kind"]))
+    before, after = growth.get("size_before"), growth.get("size_after")
+    sizes = "" if before is None or after is None or growth["kind"] != "widen" else f" {before} -> {after}"
+    return f"{verb} {growth['where']}{sizes}"
+
+
+def unit(start: Record) -> str:
+    """Name the unit of this run's losses and gains: nats, or nothing for a regression's standardised squared error."""
+    return "" if start.get("task") == "regression" else " nats"
+
+
+def _start(record: Record, start: Record, left: float | None) -> Iterator[str]:
+    examples = [
+        f"{record[part + '_examples']:,} {part}"
+        for part in ("train", "validation", "test")
+        if record.get(part + "_examples")
+    ]
+    yield f"{record['data']}: {record['task']}" + (f", examples: {', '.join(examples)}" if examples else "")
+    limit = f", at most {quantity.count(record['max_params'])}" if record.get("max_params") else ""
+    flops = f", {quantity.short(record['flops'], 'FLOPs')} an example" if "flops" in record else ""
+    yield (
+        f"{record['model']}: {quantity.count(record['params'], 'parameter')}{limit}{flops}, "
+        f"widths {quantity.widths(record['axes'])}"
+    )
+
+
+def _epoch(record: Record, start: Record, left: float | None) -> Iterator[str]:
+    epochs, validation = start.get("epochs", record["epoch"]), record["validation"]
+    metric = metric_name(start, validation)
+    time = ", ".join(filter(None, (quantity.duration(record["seconds"]), quantity.left(left))))
+    yield (
+        f"epoch {record['epoch']:>{len(str(epochs))}}/{epochs}  loss {quantity.loss(validation.get('loss'), 3)}  "
+        f"{metric} {quantity.metric(metric, validation.get(metric))}  {quantity.count(record['params'], 'parameter')}  "
+        f"widths {quantity.widths(record['axes'])}  {time}"
+    )
+
+
+def _event(record: Record, start: Record, left: float | None) -> Iterator[str]:
+    if not record["growths"]:
+        yield f"event {record['event']}: nothing grew: {record['reason']}"
+    for growth in record["growths"]:
+        yield (
+            f"event {record['event']}: {change(growth)}: gain {quantity.gain(growth.get('gain'), growth.get('se'))}"
+            f"{unit(start)}, realised {quantity.loss(growth.get('realised'))}, "
+            f"{growth['params']:+,} parameters"
+        )
+
+
+def _size(record: Record, start: Record, left: float | None) -> Iterator[str]:
+    metric = metric_name(start, record["validation"])
+    file = f", in {record['file']}" if record.get("file") else ""
+    yield (
+        f"size {record['name']}: {quantity.count(record['params'], 'parameter')}, validation {metric} "
+        f"{quantity.metric(metric, record['validation'].get(metric))}{file}"
+    )
+
+
+def _end(record: Record, start: Record, left: float | None) -> Iterator[str]:
+    checks = record.get("check_seconds")
+    spent = (
+        f", {quantity.share(checks / record['seconds'])} of it in checks"
+        if checks is not None and record["seconds"]
+        else ""
+    )
+    yield f"end: {record['reason']}; {quantity.duration(record['seconds'])}{spent}"
+
+
+WRITERS: dict[str, Callable[[Record, Record, float | None], Iterator[str]]] = {
+    "start": _start,
+    "epoch": _epoch,
+    "event": _event,
+    "size": _size,
+    "end": _end,
+}

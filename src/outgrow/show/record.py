@@ -1,0 +1,103 @@
+"""A record of the journal: its kind, its keys, and the few things that every view asks of it."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from outgrow.errors import InputError
+
+KEYS = {
+    "start": ("data", "task", "metric", "model", "params", "axes", "epochs", "steps"),
+    "epoch": ("epoch", "step", "train_loss", "validation", "params", "axes", "seconds"),
+    "event": ("event", "epoch", "growths", "reason"),
+    "size": ("name", "params", "flops", "axes", "validation"),
+    "end": ("reason", "seconds"),
+    "growth": ("kind", "where", "size_after", "params"),
+}
+"""The keys without which a record of each kind can't be shown."""
+
+Record = Mapping[str, Any]
+
+
+def kind(record: Record) -> str:
+    """Name the kind of a record: start, epoch, event, size, end, or whatever a later version writes.
+
+    Args:
+        record: One object of the journal.
+
+    Returns:
+        `"event"` for a growth event, else what stands under `"record"`; empty if it is neither.
+
+    >>> kind({"event": 3, "growths": []}), kind({"record": "epoch", "epoch": 3})
+    ('event', 'epoch')
+    """
+    return str(record["record"]) if "record" in record else "event" if "event" in record else ""
+
+
+def of_kind(records: Iterable[Record], wanted: str) -> list[Record]:
+    """List the records of one kind, in their order."""
+    return [record for record in records if kind(record) == wanted]
+
+
+def missing(record: Record) -> list[str]:
+    """List the keys that a record of this kind, or a growth in it, needs and does not have."""
+    lacking = [key for key in KEYS.get(kind(record), ()) if key not in record]
+    growths = record.get("growths", ()) if kind(record) == "event" else ()
+    return lacking + [f"growths.{key}" for growth in growths for key in KEYS["growth"] if key not in growth]
+
+
+def require(record: Record, where: str) -> Record:
+    """Return the record, or say which keys it lacks.
+
+    Args:
+        record: One object of the journal or of family.json.
+        where: The file and line it came from, for the message.
+
+    Returns:
+        The same record.
+
+    Raises:
+        InputError: If a key is missing that its kind needs.
+    """
+    if lacking := missing(record):
+        raise InputError(
+            f"{where}: the {kind(record)} record lacks {', '.join(lacking)}; was this journal written by outgrow?"
+        )
+    return record
+
+
+def metric_name(start: Record, measures: Record) -> str:
+    """Name the metric of a run: what its start says, else the first measure that is not the loss."""
+    return str(start.get("metric") or next((name for name in measures if name != "loss"), "loss"))
+
+
+def higher_is_better(metric: str) -> bool:
+    """Say whether more of this metric is better: accuracy and R2, but not RMSE or a loss."""
+    return metric in {"accuracy", "r2"}
+
+
+def pareto(sizes: Sequence[Record], metric: str) -> list[Record]:
+    """Keep the sizes that no smaller size matches on validation, smallest first.
+
+    Args:
+        sizes: Records of saved sizes.
+        metric: The measure to compare.
+
+    Returns:
+        The front, by parameters.
+
+    >>> sizes = [{"params": p, "validation": {"accuracy": a}} for p, a in ((10, 0.5), (30, 0.7), (20, 0.4))]
+    >>> [size["params"] for size in pareto(sizes, "accuracy")]
+    [10, 30]
+    """
+    sign = 1.0 if higher_is_better(metric) else -1.0
+    best, front = float("-inf"), []
+    for size in sorted(sizes, key=lambda size: (size["params"], -sign * _number(size["validation"].get(metric)))):
+        value = sign * _number(size["validation"].get(metric))
+        if value > best:
+            best = value
+            front.append(size)
+    return front
+
+
+def _number(value: float | None) -> float:
+    return float("nan") if value is None else float(value)

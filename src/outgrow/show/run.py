@@ -1,0 +1,138 @@
+"""A run as its folder tells it: configuration, journal and family, read without touching a tensor."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from outgrow.errors import InputError
+from outgrow.show.record import Record, kind, metric_name, of_kind, require
+
+EXPECTED = "expected a run folder as `outgrow grow` writes it, with a journal.jsonl that begins with a start record"
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run folder says.
+
+    Attributes:
+        folder: The folder's path, as it was given.
+        config: What config.json holds; empty if there is none.
+        records: The journal.
+        family: What family.json holds; None while the run goes on or after it broke off.
+    """
+
+    folder: str
+    config: Mapping[str, Any]
+    records: list[Record]
+    family: Mapping[str, Any] | None
+
+    @property
+    def start(self) -> Record:
+        """The start record."""
+        return of_kind(self.records, "start")[0]
+
+    @property
+    def epochs(self) -> list[Record]:
+        """The records of the epochs that are done."""
+        return of_kind(self.records, "epoch")
+
+    @property
+    def events(self) -> list[Record]:
+        """The records of the growth events."""
+        return of_kind(self.records, "event")
+
+    @property
+    def end(self) -> Record | None:
+        """The last end record, None if there is none."""
+        return next(iter(of_kind(self.records, "end")[::-1]), None)
+
+    @property
+    def metric(self) -> str:
+        """The metric by which this run is judged."""
+        return metric_name(self.start, {})
+
+    @property
+    def sizes(self) -> list[Record]:
+        """The saved sizes by parameters: the family's, or before there is one the journal's."""
+        if self.family is not None:
+            saved = list(self.family["sizes"])
+        else:
+            saved = list({size["name"]: size for size in of_kind(self.records, "size")}.values())
+        return sorted(saved, key=lambda size: (size["params"], size["name"]))
+
+    @property
+    def total(self) -> Mapping[str, Any]:
+        """All that was spent: the family's total, else the end record's, else the last epoch's."""
+        if self.family is not None and self.family.get("total"):
+            return dict(self.family["total"])
+        return self.end or (self.epochs[-1] if self.epochs else {})
+
+
+def read_run(folder: Path) -> Run:
+    """Read a run folder, whether the run is done, still going on or broke off.
+
+    Args:
+        folder: The run folder.
+
+    Returns:
+        What it says.
+
+    Raises:
+        InputError: If it is no run folder, or a file in it is damaged.
+    """
+    if not (folder / "journal.jsonl").is_file():
+        there = "no journal.jsonl in it" if folder.is_dir() else "no such folder"
+        raise InputError(f"{folder}: {there}; {EXPECTED}")
+    records = read_journal(folder / "journal.jsonl")
+    if not records or kind(records[0]) != "start":
+        raise InputError(f"{folder / 'journal.jsonl'}: no start record; {EXPECTED}")
+    family = _read_object(folder / "family.json")
+    if family is not None:
+        if not isinstance(family.get("sizes"), list) or not all(isinstance(size, dict) for size in family["sizes"]):
+            raise InputError(f'{folder / "family.json"}: expected a list of sizes under "sizes"')
+        for size in family["sizes"]:
+            require({"record": "size"} | size, str(folder / "family.json"))
+    return Run(folder.as_posix(), _read_object(folder / "config.json") or {}, records, family)
+
+
+def read_journal(file: Path) -> list[Record]:
+    """Read a journal; a last line that was only half written is left out.
+
+    Args:
+        file: journal.jsonl: one JSON object a line.
+
+    Returns:
+        Its records.
+
+    Raises:
+        InputError: If another line is damaged, or a record lacks what its kind needs.
+    """
+    records: list[Record] = []
+    numbered = [(number, line) for number, line in enumerate(file.read_bytes().splitlines(), 1) if line.strip()]
+    for number, line in numbered:
+        where = f"{file}, line {number}"
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            if number == numbered[-1][0]:
+                break
+            raise InputError(f"{where}: expected a JSON object, got {line[:40]!r}") from error
+        if not isinstance(record, dict):
+            raise InputError(f"{where}: expected a JSON object, got {line[:40]!r}")
+        records.append(require(record, where))
+    return records
+
+
+def _read_object(file: Path) -> dict[str, Any] | None:
+    """Read a JSON object, None if the file is absent."""
+    if not file.is_file():
+        return None
+    try:
+        found = json.loads(file.read_bytes())
+    except ValueError as error:
+        raise InputError(f"{file}: expected a JSON object, but it is damaged ({error})") from error
+    if not isinstance(found, dict):
+        raise InputError(f"{file}: expected a JSON object, got {type(found).__name__}")
+    return found

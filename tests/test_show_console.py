@@ -1,0 +1,148 @@
+"""What a run shows while it goes on: plain lines in a pipe, a board on a terminal."""
+
+import io
+import re
+import subprocess
+import sys
+
+import pytest
+
+from outgrow.show.console import Console
+from outgrow.show.record import of_kind
+from test_show_records import family, story
+
+
+def shown(records, terminal, closes=True):
+    """What the console writes for a whole run."""
+    file = io.StringIO()
+    with Console("runs/digits", file=file, force_terminal=terminal) as console:
+        for record in records:
+            console(record)
+            console.tick(record.get("step", 0))
+    if closes:
+        console.finish(family(records), "runs/digits/report.html")
+    return file.getvalue()
+
+
+def without_codes(text):
+    """The letters of a terminal's output."""
+    return re.sub(r"\x1b\[[?\d;]*[A-Za-z]", "", text).replace("\r", "")
+
+
+@pytest.fixture(autouse=True)
+def _terminal(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("LINES", "40")
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "rmse"])
+@pytest.mark.parametrize("every", [0, 3])
+def test_plain_output_is_plain_lines(metric, every):
+    records = list(story(epochs=12, every=every, metric=metric))
+    text = shown(records, terminal=False)
+    assert text.isascii()
+    assert "\x1b" not in text
+    assert "\r" not in text
+    assert sum(line.startswith("epoch ") for line in text.splitlines()) == 12
+    assert sum(line.startswith("size ") for line in text.splitlines()) == len(of_kind(records, "size"))
+    assert sum(line.startswith("event ") for line in text.splitlines()) == len(of_kind(records, "event"))
+    assert ("nats" in text) == (metric == "accuracy" and every > 0)
+
+
+def test_plain_lines_hold_the_numbers():
+    records = list(story())
+    text = shown(records, terminal=False)
+    for epoch in of_kind(records, "epoch"):
+        assert f"{100 * epoch['validation']['accuracy']:.1f} %  {epoch['params']:,} parameters" in text
+    for event in of_kind(records, "event"):
+        for growth in event["growths"]:
+            assert f"{growth['size_before']} -> {growth['size_after']}: gain {growth['gain']:.4f}" in text
+            assert f"realised {growth['realised']:.4f}, +{growth['params']:,} parameters" in text
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_the_end_names_every_size_and_where_things_are(terminal):
+    records = list(story())
+    text = shown(records, terminal)
+    table = text[text.rindex("validation") :]
+    for size in of_kind(records, "size"):
+        assert size["name"] in table
+        assert f"{size['params']:,}" in table
+        assert f"{100 * size['test']['accuracy']:.2f} %" in table
+    assert text.rstrip().splitlines()[-1].strip() == "report  runs/digits/report.html"
+
+
+def test_a_family_without_a_test_set_has_no_such_column():
+    records = [record | {"test": None} if "test" in record else record for record in story()]
+    assert "test accuracy" not in shown(records, terminal=False)
+
+
+def test_the_board_shows_where_the_run_is():
+    text = shown(list(story(epochs=12, every=3, ends=False)), terminal=True, closes=False)
+    assert "\x1b[" in text
+    text = without_codes(text)
+    assert "epoch 12/12" in text
+    assert "of 60,000 parameters" in text
+    assert "block3.conv1" in text
+    assert "▲ 1" in text
+
+
+@pytest.mark.parametrize("columns", [40, 80, 120])
+@pytest.mark.parametrize("axes", [1, 40])
+def test_the_board_keeps_to_its_place(monkeypatch, columns, axes):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    text = shown(list(story(axes=axes, names="a.very.long.name.of.an.axis.{}")), terminal=True, closes=False)
+    boards = [line for line in without_codes(text).splitlines() if line.startswith("│")]
+    assert {len(line) for line in boards} == {columns}
+    growths = [line for line in without_codes(text).splitlines() if line.startswith("▲")]
+    assert all(len(line) <= max(columns, 73) for line in growths)
+
+
+def test_ticks_between_two_drawings_write_nothing():
+    file, records = io.StringIO(), list(story())
+    with Console("runs/digits", file=file, force_terminal=True) as console:
+        console(records[0])
+        before = file.getvalue()
+        for step in range(1000):
+            console.tick(step)
+        assert len(file.getvalue()) - len(before) < 5 * len(before)
+    assert Console("runs/digits", file=io.StringIO(), force_terminal=False).tick(3) is None
+
+
+def test_names_bring_no_escape_codes_and_no_markup():
+    records = list(story(names="[bold]x\x1b[31m{}\n", data="d\x1b]0;title\x07"))
+    text = shown(records, terminal=False)
+    assert "\x1b" not in text
+    assert "\x07" not in text
+    assert "[bold]x?[31m" in text
+    assert "\x1b[31m" not in shown(records, terminal=True).replace("\x1b[31m━", "")
+
+
+def test_an_error_in_the_run_passes_and_leaves_the_terminal_whole():
+    file, error = io.StringIO(), RuntimeError("the loss is NaN")
+
+    def run():
+        with Console("runs/digits", file=file, force_terminal=True) as console:
+            console(next(iter(story())))
+            raise error
+
+    with pytest.raises(RuntimeError, match="the loss is NaN"):
+        run()
+    assert file.getvalue().rindex("\x1b[?25h") > file.getvalue().rindex("\x1b[?25l")  # the cursor is shown again
+
+
+def test_an_output_that_knows_few_letters_gets_question_marks():
+    file = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    with Console("runs/ü", file=file) as console:
+        for record in story(data="größe"):
+            console(record)
+    file.seek(0)
+    assert "gr??e: classification" in file.read()
+
+
+def test_the_console_is_cheap_to_import():
+    heavy = "'torch', 'numpy', 'matplotlib', 'jinja2'"
+    code = f"import sys, outgrow.show.console; print([name for name in ({heavy}) if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
