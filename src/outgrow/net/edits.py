@@ -1,0 +1,253 @@
+"""Edits: wider tensors in place of the old ones, with the maps that say where every old entry went."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor, nn
+
+from outgrow.net.axes import Axis, Member
+from outgrow.net.surgery import replace_, tensors_of
+
+
+@dataclass(frozen=True, eq=False)
+class Widening:
+    """Units to add on an axis.
+
+    Args:
+        axis: The axis, as the model has it now.
+        units: How many.
+        rows: For each producing tensor, the new units' weights in the shape of the model as it is now: `units *
+            entries` along the axis, the old size along every other dimension. Drawn at random where absent.
+        channels: For tensors with one entry for each channel, the new units' entries [units * entries]; the kind of
+            layer decides where absent (gain 1, shift 0, mean 0, variance 1).
+    """
+
+    axis: Axis
+    units: int
+    rows: Mapping[str, Tensor] = field(default_factory=dict)
+    channels: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Change:
+    """How one tensor became a larger one.
+
+    Args:
+        name: Its name in the state dict.
+        old: The tensor before.
+        new: The tensor after.
+        keep: For each dimension, where the old entries are now [old size].
+    """
+
+    name: str
+    old: Tensor
+    new: Tensor
+    keep: tuple[Tensor, ...]
+
+    def carry(self, tensor: Tensor, fill: Tensor | float = 0.0) -> Tensor:
+        """Bring a tensor of the old shape (a moment, an average) to the new one; new entries are `fill`."""
+        grown = torch.empty(self.new.shape, dtype=tensor.dtype, device=tensor.device)
+        grown.copy_(fill if isinstance(fill, Tensor) else torch.full_like(grown, fill))
+        grown[_grid(self.keep)] = tensor
+        return grown
+
+
+@dataclass
+class Edit:
+    """An applied edit; `undo()` takes it back.
+
+    Args:
+        widenings: What was asked for.
+        changes: Every tensor that changed.
+        axes: All axes of the model as it is now.
+        moved: Largest change of an output, relative to the output's scale, in train and in eval mode; None where it
+            was not checked.
+    """
+
+    widenings: tuple[Widening, ...]
+    changes: tuple[Change, ...]
+    axes: list[Axis]
+    moved: float | None = None
+    _undo: list[Callable[[], None]] = field(default_factory=list, repr=False)
+
+    def on_undo(self, action: Callable[[], None]) -> None:
+        """Add what has to be put back too, such as an optimizer's state."""
+        self._undo.append(action)
+
+    def undo(self) -> None:
+        """Put everything back as it was before the edit, the very same tensors."""
+        while self._undo:
+            self._undo.pop()()
+
+
+@dataclass(frozen=True)
+class _Insertion:
+    """New places along one dimension of one tensor, for one axis."""
+
+    widening: Widening
+    member: Member
+    places: Tensor  # [units, entries] in the new tensor
+
+
+def widen(
+    model: nn.Module, found: Sequence[Axis], widenings: Sequence[Widening], generator: torch.Generator | None = None
+) -> Edit:
+    """Add units on several axes of a model at once, in place, without changing what it computes.
+
+    New columns of every consumer are zero; rows of producers are given or drawn as `torch.nn` draws fresh layers.
+
+    Args:
+        model: Changed in place: new Parameters, the same modules.
+        found: All axes of the model as it is now.
+        widenings: The units; at most one entry for each axis.
+        generator: Random source of rows that are not given; torch's global one by default.
+
+    Returns:
+        The edit, not yet verified.
+    """
+    present = tensors_of(model)
+    owners = {
+        f"{path}.{key}" if path else key: module
+        for path, module in model.named_modules()
+        for key in (*module._parameters, *module._buffers)
+    }
+    plans = _plans(found, [w for w in widenings if w.units > 0], present)
+    changes = []
+    for name, plan in plans.items():
+        grown = _grow(present[name].detach(), plan, name, owners[name], generator)
+        changes.append((name, present[name], grown, plan.keep))
+    put_back = replace_(model, {name: grown for name, _, grown, _ in changes})
+    after = tensors_of(model)
+    edit = Edit(
+        tuple(widenings),
+        tuple(Change(name, old, after[name], keep) for name, old, _, keep in changes),
+        [_regrown(axis, plans) for axis in found],
+    )
+    edit.on_undo(put_back)
+    return edit
+
+
+@dataclass
+class _Plan:
+    """What happens to one tensor: where old entries go, and what is inserted along each dimension."""
+
+    keep: tuple[Tensor, ...]
+    shape: list[int]
+    insertions: list[_Insertion]
+
+
+def _plans(found: Sequence[Axis], widenings: Sequence[Widening], present: Mapping[str, Tensor]) -> dict[str, _Plan]:
+    touched: dict[str, dict[int, list[tuple[Widening, Member]]]] = {}
+    for widening in widenings:
+        for member in widening.axis.members:
+            touched.setdefault(member.tensor, {}).setdefault(member.dim, []).append((widening, member))
+    plans = {}
+    for name, dims in touched.items():
+        shape = list(present[name].shape)
+        keep = [torch.arange(size) for size in shape]
+        insertions = []
+        for dim, pairs in dims.items():
+            keep[dim], shape[dim], made = _insert(shape[dim], pairs)
+            insertions += made
+        plans[name] = _Plan(tuple(keep), shape, insertions)
+    return plans
+
+
+def _insert(size: int, pairs: Sequence[tuple[Widening, Member]]) -> tuple[Tensor, int, list[_Insertion]]:
+    """Insert each axis's new units behind its last unit, in every run of places that unit has along the dimension."""
+    added = torch.zeros(size, dtype=torch.long)
+    runs: list[list[tuple[int, int, list[int]]]] = []
+    for widening, member in pairs:
+        mine = _runs(member.index[-1].tolist())
+        runs.append(mine)
+        for end, length, _ in mine:
+            added[end] = widening.units * length
+    keep = torch.arange(size) + added.cumsum(0) - added
+    made = []
+    for (widening, member), mine in zip(pairs, runs, strict=True):
+        places = torch.empty(widening.units, member.index.shape[1], dtype=torch.long)
+        for end, length, entries in mine:
+            start = int(keep[end]) + 1
+            for offset, entry in enumerate(entries):
+                places[:, entry] = start + torch.arange(widening.units) * length + offset
+        made.append(_Insertion(widening, member, places))
+    return keep, size + int(added.sum()), made
+
+
+def _runs(places: list[int]) -> list[tuple[int, int, list[int]]]:
+    """Split the places of a unit into contiguous runs: (last place, length, which entries they are, in order)."""
+    order = sorted(range(len(places)), key=places.__getitem__)
+    runs: list[list[int]] = []
+    for entry in order:
+        if runs and places[entry] == places[runs[-1][-1]] + 1:
+            runs[-1].append(entry)
+        else:
+            runs.append([entry])
+    return [(places[run[-1]], len(run), run) for run in runs]
+
+
+def _grow(old: Tensor, plan: _Plan, name: str, owner: nn.Module, generator: torch.Generator | None) -> Tensor:
+    grown = old.new_zeros(plan.shape)
+    for role in ("channel", "out"):  # whatever a consumer reads from new units stays zero
+        for insertion in plan.insertions:
+            if role not in insertion.member.roles:
+                continue
+            where = list(plan.keep)
+            where[insertion.member.dim] = insertion.places.reshape(-1)
+            shape = [len(index) for index in where]
+            given = (insertion.widening.rows if role == "out" else insertion.widening.channels).get(name)
+            if given is None:
+                given = fresh_entries(owner, name, old, shape, role, generator)
+            grown[_grid(where)] = given.to(grown).reshape(shape)
+    grown[_grid(plan.keep)] = old
+    return grown
+
+
+def fresh_entries(
+    owner: nn.Module, name: str, old: Tensor, shape: Sequence[int], role: str, generator: torch.Generator | None
+) -> Tensor:
+    """Return starting values [shape] of new entries of a tensor, as a fresh layer of its kind would have them.
+
+    Args:
+        owner: The module that has the tensor.
+        name: The tensor's name; its last part says what it is.
+        old: The tensor before.
+        shape: Shape of the new entries.
+        role: `out` for rows of weights, `channel` for one entry a channel.
+        generator: Random source; torch's global one by default.
+
+    Returns:
+        Uniform in +-1/sqrt(fan-in) for rows of weights and for biases of layers; gain 1, shift 0, mean 0 and variance
+        1 for norms; the mean of the present entries for anything else.
+    """
+    kind = name.rpartition(".")[2]
+    weight = getattr(owner, "weight", None)
+    if isinstance(owner, nn.modules.batchnorm._NormBase):
+        return torch.full(list(shape), 1.0 if kind in ("weight", "running_var") else 0.0)
+    if role == "out" and isinstance(owner, nn.Embedding):
+        return torch.randn(list(shape), generator=generator) * old.float().std().cpu()
+    if role == "out" or (kind == "bias" and isinstance(weight, Tensor) and weight.ndim > 1):
+        fan_in = math.prod((old if role == "out" else weight).shape[1:])  # type: ignore[union-attr]  # a Tensor here
+        return (torch.rand(list(shape), generator=generator) * 2 - 1) / math.sqrt(max(fan_in, 1))
+    return old.float().mean().cpu().expand(list(shape))
+
+
+def _regrown(axis: Axis, plans: Mapping[str, _Plan]) -> Axis:
+    """The axis as it is after the edit."""
+    members = []
+    for member in axis.members:
+        plan = plans.get(member.tensor)
+        index = member.index
+        if plan is not None:
+            index = plan.keep[member.dim][index]
+            new = [i.places for i in plan.insertions if i.member is member]
+            index = torch.cat([index, *new])
+        members.append(replace(member, index=index))
+    return replace(axis, members=tuple(members), size=len(members[0].index))
+
+
+def _grid(indices: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Indices that pick the outer product of one list of positions for each dimension."""
+    return tuple(index.view([-1 if i == dim else 1 for i in range(len(indices))]) for dim, index in enumerate(indices))

@@ -1,0 +1,95 @@
+"""Verify that an edit keeps the function: run the model before and after, in train and in eval mode."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from outgrow.errors import EditError
+from outgrow.net.edits import Edit
+from outgrow.net.inputs import Example, call
+
+TOLERANCE = 1e-5  # of the output's scale, float32: rounding of sums in another order
+
+
+@contextmanager
+def frozen_state(model: nn.Module) -> Iterator[None]:
+    """Put modes, buffers and the random state back afterwards, whatever a forward pass in train mode did to them."""
+    modes = {module: module.training for module in model.modules()}
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
+    try:
+        with torch.random.fork_rng(devices=devices):
+            yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+        with torch.no_grad():
+            for name, buffer in model.named_buffers():
+                buffer.copy_(buffers[name])
+
+
+def outputs(model: nn.Module, inputs: Example, training: bool) -> list[Tensor] | None:
+    """Return a model's output tensors in a mode, dropout off; None where the mode can't run on such inputs."""
+    with frozen_state(model), torch.no_grad():
+        model.train(training)
+        for module in model.modules():
+            if isinstance(module, nn.modules.dropout._DropoutNd):
+                module.eval()
+        torch.manual_seed(0)
+        try:
+            result = call(model, inputs)
+        except ValueError as error:
+            if training and "more than 1 value per channel" in str(error):
+                return None  # BatchNorm can't train on a single value
+            raise
+    return [
+        leaf.clone() for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor) and leaf.is_floating_point()
+    ]
+
+
+def verified(model: nn.Module, inputs: Example, apply: Callable[[], Edit]) -> Edit:
+    """Apply an edit and check it: the function must stay the same in train and in eval mode.
+
+    Args:
+        model: The model that `apply` edits in place.
+        inputs: What to compare the outputs on; best a batch of real data.
+        apply: Does the edit.
+
+    Returns:
+        The edit, with `moved` set.
+
+    Raises:
+        EditError: An output moved beyond rounding, or the edited model fails to run. The edit is undone.
+    """
+    before = {training: outputs(model, inputs, training) for training in (True, False)}
+    edit = apply()
+    try:
+        after = {training: outputs(model, inputs, training) for training in (True, False)}
+    except Exception as error:
+        edit.undo()
+        raise EditError(f"{_name(edit)}: the widened model fails: {error}") from error
+    edit.moved = max((change(old, after[mode]) for mode, old in before.items() if old is not None), default=0.0)
+    if not edit.moved <= TOLERANCE:
+        edit.undo()
+        raise EditError(
+            f"{_name(edit)}: an output moved by {edit.moved:.1e} of its scale, expected at most {TOLERANCE:.0e}; undone"
+        )
+    return edit
+
+
+def change(before: list[Tensor], after: list[Tensor] | None) -> float:
+    """Return the largest change of an output, relative to the largest absolute value of that output."""
+    moved = 0.0
+    for old, new in zip(before, after or [], strict=True):
+        if old.shape != new.shape:
+            return float("inf")
+        scale = float(old.abs().max()) if old.numel() else 0.0
+        moved = max(moved, float((new - old).abs().max()) / max(scale, 1e-30) if old.numel() else 0.0)
+    return moved
+
+
+def _name(edit: Edit) -> str:
+    return "widening " + ", ".join(f"{w.axis.name} by {w.units}" for w in edit.widenings)
