@@ -1,0 +1,104 @@
+"""What a check saw and decided: data that the journal keeps and the report draws."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Units that were proposed on one axis.
+
+    Args:
+        kind: What it is: `widen`.
+        where: Name of the axis.
+        units: How many units.
+        params: Parameters they would add.
+        flops: Forward FLOPs of one example they would add.
+        gain: What they are worth on fresh examples [nats].
+        se: Standard error of the gain [nats].
+        score: Natural expansion score on the examples that proposed them [nats].
+        bound: SENN's lower bound of the score [nats].
+    """
+
+    kind: str
+    where: str
+    units: int
+    params: int
+    flops: int
+    gain: float
+    se: float
+    score: float
+    bound: float
+
+
+@dataclass(frozen=True)
+class Growth:
+    """Units that were added on one axis.
+
+    Args:
+        kind: What it is: `widen`.
+        where: Name of the axis.
+        units: How many units.
+        size_before: Units that the axis had.
+        size_after: Units that it has now.
+        gain: What the added units are worth on fresh examples [nats].
+        se: Standard error of the gain [nats].
+        realised: Drop of the loss on those examples when the step is really taken [nats].
+        moved: Largest change of an output by the event's edit, relative to the output's scale.
+        params: Parameters that the event's edit added here, the growths of the event taken in order.
+    """
+
+    kind: str
+    where: str
+    units: int
+    size_before: int
+    size_after: int
+    gain: float
+    se: float
+    realised: float
+    moved: float
+    params: int
+
+    def __str__(self) -> str:
+        return (
+            f"grew {self.where} {self.size_before} -> {self.size_after}: gain {self.gain:.4f} +- {self.se:.4f} nats, "
+            f"realised {self.realised:.4f}, +{self.params:,} parameters"
+        )
+
+
+@dataclass(frozen=True)
+class Event:
+    """One check.
+
+    Args:
+        event: Its number, from 1; 0 where nothing was looked at.
+        gain_now: What a natural-gradient step of the present parameters is worth on fresh examples [nats].
+        candidates: What was proposed.
+        growths: What was done.
+        params_before: Parameters before.
+        params_after: Parameters after.
+        reason: Why it was decided so.
+        seconds: Time of the check.
+        flops: Floating-point operations of the check.
+        epoch: When, in epochs; set by a trainer.
+        step: When, in optimizer steps; set by a trainer.
+    """
+
+    event: int
+    gain_now: float | None
+    candidates: tuple[Candidate, ...]
+    growths: tuple[Growth, ...]
+    params_before: int
+    params_after: int
+    reason: str
+    seconds: float
+    flops: int
+    epoch: float | None = field(default=None)
+    step: int | None = field(default=None)
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.growths)) if self.growths else f"no growth: {self.reason}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the event as a record of the journal."""
+        return asdict(self)

@@ -1,0 +1,160 @@
+"""K-FAC moments of layers, taken by hooks on a sample of examples and positions.
+
+Convention (K-FAC expand): a layer reads patches a [examples, positions, features], with a constant 1 appended where it
+has a bias, and the mean loss has gradient G [outputs, features] with respect to its weights. With u the gradient of one
+example's loss at the layer's output, F is approximated by A (x) S with
+
+    A = E_examples sum_positions a a^T        [features, features]
+    S = E_examples mean_positions u u^T       [outputs, outputs]
+
+(Martens and Grosse, arXiv 1503.05671; Grosse and Martens, arXiv 1602.01407). u is drawn with the Hessian of the loss as
+covariance, so F is the true Fisher; G is exact on the sample. All are float64 on the CPU or the model's own device.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from outgrow.grow.curvature import Loss, fisher_noise, gradient
+from outgrow.grow.patches import is_mixer, position_count, read_rows, written_rows
+from outgrow.grow.sample import Batch, examples_in
+from outgrow.net.inputs import call
+
+MAX_POSITIONS = 16
+
+
+@dataclass
+class Moments:
+    """Moments of one layer.
+
+    Args:
+        A: Second moment of what it reads [features, features].
+        S: Fisher factor of what it writes [outputs, outputs].
+        G: Gradient of the mean loss with respect to its weights, the bias as the last column [outputs, features].
+        kernel: Features of one input channel.
+        bias: Whether the last feature is the constant 1.
+    """
+
+    A: Tensor
+    S: Tensor
+    G: Tensor
+    kernel: int
+    bias: bool
+
+    def features_of(self, channels: Tensor, bias: bool = False) -> Tensor:
+        """Return the features that belong to input channels, and the constant if asked for and there."""
+        features = (channels[:, None] * self.kernel + torch.arange(self.kernel)).flatten()
+        return torch.cat([features, torch.tensor([len(self.A) - 1])]) if bias and self.bias else features
+
+
+def take_moments(
+    model: nn.Module, layers: Sequence[str], batches: Sequence[Batch], loss: Loss, generator: torch.Generator
+) -> dict[str, Moments]:
+    """Take the moments of layers in eval mode, in one forward and two backward passes over the batches.
+
+    Args:
+        model: Run as it is, in eval mode; its gradients are left alone.
+        layers: Paths of linear layers or convolutions.
+        batches: The examples.
+        loss: Mean loss of an output and a target.
+        generator: Draws positions and Fisher noise.
+
+    Returns:
+        The moments of each layer.
+    """
+    modules = {path: model.get_submodule(path) for path in layers if is_mixer(model.get_submodule(path))}
+    total = examples_in(batches)
+    sums: dict[str, Moments] = {}
+    for batch in batches:
+        with recorded_calls(modules) as calls:
+            z = call(model, batch.inputs)
+        weights = [tensor for module in modules.values() for tensor in _weights(module)]
+        grads = torch.autograd.grad(
+            z, weights, gradient(loss, z, batch.target) / total, retain_graph=True, allow_unused=True
+        )
+        outputs = [y for path in modules for _, y in calls[path]]
+        noise = torch.autograd.grad(z, outputs, fisher_noise(loss, z, batch.target, generator), allow_unused=True)
+        of_weight = dict(zip(map(id, weights), grads, strict=True))
+        of_output = dict(zip(map(id, outputs), noise, strict=True))
+        for path, module in modules.items():
+            moments = sums.get(path) or _zeros(module)
+            _add(moments, module, [(x, y, of_output[id(y)]) for x, y in calls[path]], total, generator)
+            moments.G += _flat(module, [of_weight[id(w)] for w in _weights(module)])
+            sums[path] = moments
+    return sums
+
+
+def factor_flops(moments: Mapping[str, Moments], examples: int) -> int:
+    """Return the FLOPs of the products a a^T and u u^T of every layer, an upper estimate."""
+    return sum(2 * examples * MAX_POSITIONS * (len(m.A) ** 2 + len(m.S) ** 2) for m in moments.values())
+
+
+@contextmanager
+def recorded_calls(modules: dict[str, nn.Module]) -> Iterator[dict[str, list[tuple[Tensor, Tensor]]]]:
+    """Record input and output of every call of the modules."""
+    calls: dict[str, list[tuple[Tensor, Tensor]]] = {path: [] for path in modules}
+
+    def recorder(path: str) -> torch.utils.hooks.RemovableHandle:
+        def record(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            calls[path].append((inputs[0].detach(), output))
+
+        return modules[path].register_forward_hook(record)
+
+    handles = [recorder(path) for path in modules]
+    try:
+        yield calls
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _weights(module: nn.Module) -> list[Tensor]:
+    weight, bias = module.weight, module.bias
+    assert isinstance(weight, Tensor)
+    return [weight, bias] if isinstance(bias, Tensor) else [weight]
+
+
+def _zeros(module: nn.Module) -> Moments:
+    weights = _weights(module)
+    outputs, features = len(weights[0]), weights[0][0].numel() + len(weights) - 1
+    kernel = weights[0][0, 0].numel() if weights[0].ndim > 2 else 1
+
+    def zeros(*size: int) -> Tensor:
+        return torch.zeros(*size, dtype=torch.float64, device=weights[0].device)
+
+    return Moments(
+        zeros(features, features), zeros(outputs, outputs), zeros(outputs, features), kernel, len(weights) > 1
+    )
+
+
+def _flat(module: nn.Module, grads: Sequence[Tensor | None]) -> Tensor:
+    """The gradients of weight and bias as one matrix [outputs, features]."""
+    weights = _weights(module)
+    parts = [torch.zeros_like(w) if g is None else g for w, g in zip(weights, grads, strict=True)]
+    return torch.cat([part.reshape(len(part), -1) for part in parts], 1).double()
+
+
+def _add(
+    moments: Moments,
+    module: nn.Module,
+    calls: Sequence[tuple[Tensor, Tensor, Tensor | None]],
+    total: int,
+    generator: torch.Generator,
+) -> None:
+    for x, y, u in calls:
+        count = position_count(module, y)
+        chosen = None
+        if count > MAX_POSITIONS:
+            chosen = torch.randperm(count, generator=generator)[:MAX_POSITIONS]
+        a = read_rows(module, x, chosen)
+        if moments.bias:
+            a = torch.cat([a, a.new_ones(*a.shape[:2], 1)], 2)
+        rows = a.reshape(-1, a.shape[2])
+        moments.A += (rows.mT @ rows).double() * (count / a.shape[1] / total)
+        if u is not None:
+            written = written_rows(module, u, chosen)
+            written = written.reshape(-1, written.shape[2])
+            moments.S += (written.mT @ written).double() / (a.shape[1] * total)

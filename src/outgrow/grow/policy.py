@@ -1,0 +1,135 @@
+"""Policies: when to look, and what to add. A policy is a small pure part that sees numbers only."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from outgrow.grow.event import Candidate, Event
+
+
+@dataclass(frozen=True)
+class Situation:
+    """What a policy sees.
+
+    Args:
+        sizes: Units of every axis that can grow now, by name.
+        params: Parameters now.
+        params_after: Gives the parameters with some more units on some axes, by name.
+        progress: Share of the run that is over, 0 to 1; None where the end isn't known.
+        history: Every check so far that looked at candidates.
+    """
+
+    sizes: Mapping[str, int]
+    params: int
+    params_after: Callable[[Mapping[str, int]], int]
+    progress: float | None
+    history: Sequence[Event]
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What to add: units by axis, and why. No units: nothing."""
+
+    units: Mapping[str, int]
+    reason: str
+
+
+class Policy(Protocol):
+    """When to look at candidates and which of them to add. Both methods are pure."""
+
+    def propose(self, now: Situation) -> Decision:
+        """Return how many units to put on trial on each axis; none means that it is not yet time."""
+
+    def decide(self, now: Situation, candidates: Sequence[Candidate], gain_now: float) -> Decision:
+        """Return how many of the units on trial to add on each axis."""
+
+
+@dataclass(frozen=True)
+class Proportional:
+    """Widen all axes in proportion, tilted towards those whose units gain more; outgrow's default.
+
+    Greedy gain per parameter starves the layers whose units are dear and pay later (method.md, section 10), so
+    proportion is the prior and the gain tilts it: an axis grows by the common factor to the power of its tilt, which is
+    (its gain per parameter / the geometric mean over axes) ^ strength, within `bounds`.
+
+    With the end of the run known, events are spread evenly over the first `share` of it, and parameters grow
+    geometrically from the seed's to `max_params`. Otherwise each check may grow them by `factor`. An event adds nothing
+    where the candidates' gains, less one standard error, don't pay `price` for the parameters they add.
+
+    Args:
+        max_params: Never more parameters than this; None for no limit.
+        factor: Growth of the parameters at an event, where nothing else sets it.
+        events: How many events.
+        share: Share of the run in which the network grows.
+        price: Nats that a parameter has to save to be added.
+        strength: Exponent of the tilt; 0 for plain proportion.
+        bounds: Least and greatest tilt.
+    """
+
+    max_params: int | None = None
+    factor: float = 1.5
+    events: int = 8
+    share: float = 0.6
+    price: float = 1e-8
+    strength: float = 0.25
+    bounds: tuple[float, float] = (0.6, 1.5)
+
+    def propose(self, now: Situation) -> Decision:
+        """Return the units of the largest tilt on every axis, when an event is due."""
+        if not now.sizes:
+            return Decision({}, "no axis can grow")
+        if not self._due(now):
+            return Decision({}, "not yet due")
+        proportional = self._units(now, self._target(now), dict.fromkeys(now.sizes, 1.0))
+        if not proportional:
+            return Decision({}, f"one more unit on each axis would exceed {self._target(now):,} parameters")
+        return Decision({axis: math.ceil(self.bounds[1] * units) for axis, units in proportional.items()}, "due")
+
+    def decide(self, now: Situation, candidates: Sequence[Candidate], gain_now: float) -> Decision:
+        """Return the tilted units, if the candidates pay for themselves."""
+        worth = sum(max(c.gain - c.se, 0.0) for c in candidates)
+        added = sum(c.params for c in candidates)
+        if not worth > self.price * added:
+            return Decision(
+                {},
+                f"{added:,} parameters would save {worth:.1e} nats, less than their price of {self.price * added:.1e}",
+            )
+        offered = {c.where: c.units for c in candidates}
+        units = self._units(now, self._target(now), self._tilts(candidates))
+        units = {axis: min(count, offered[axis]) for axis, count in units.items() if axis in offered}
+        return Decision(units, f"{added:,} parameters would save {worth:.1e} nats")
+
+    def _due(self, now: Situation) -> bool:
+        if now.progress is None:
+            return True
+        done = max((e.event for e in now.history), default=0)
+        return done < self.events and now.progress >= self.share * (done + 1) / self.events
+
+    def _target(self, now: Situation) -> int:
+        """Parameters to have after this event."""
+        done = len(now.history)
+        if self.max_params is None or now.progress is None:
+            target = int(now.params * self.factor)
+        else:
+            left = max(self.events - done, 1)
+            target = int(now.params * (self.max_params / now.params) ** (1 / left))
+        return target if self.max_params is None else min(target, self.max_params)
+
+    def _tilts(self, candidates: Sequence[Candidate]) -> dict[str, float]:
+        rates = {c.where: max(c.gain, c.se, 1e-12) / max(c.params, 1) for c in candidates}
+        mean = math.exp(sum(map(math.log, rates.values())) / len(rates))
+        low, high = self.bounds
+        return {axis: min(max((rate / mean) ** self.strength, low), high) for axis, rate in rates.items()}
+
+    def _units(self, now: Situation, target: int, tilts: Mapping[str, float]) -> dict[str, int]:
+        """Return the most units on each axis, in proportion to size and tilt, within `target` parameters."""
+
+        def units(growth: float) -> dict[str, int]:
+            return {a: round(now.sizes[a] * (math.exp(growth * tilt) - 1)) for a, tilt in tilts.items()}
+
+        low, high = 0.0, math.log(max(target / now.params, 1.0)) + 1e-9  # a parameter has at most two axes to grow on
+        for _ in range(40):
+            middle = (low + high) / 2
+            low, high = (middle, high) if now.params_after(units(middle)) <= target else (low, middle)
+        return {axis: count for axis, count in units(low).items() if count > 0}

@@ -1,0 +1,173 @@
+"""A trial: a copy of the model with the proposed units of every axis at once, on which they are scored and judged.
+
+The new units of all axes hang on zero columns, so they change nothing and don't see each other; what a consumer reads
+from them is what the real network would let it read, through norms, pooling, sums and concatenations.
+"""
+
+import copy
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from outgrow.grow.curvature import Loss
+from outgrow.grow.gain import Gain, Tangent, judge
+from outgrow.grow.moments import factor_flops, take_moments
+from outgrow.grow.patches import is_mixer
+from outgrow.grow.sample import Batch, examples_in
+from outgrow.grow.score import increase, natural_step
+from outgrow.net.axes import Axis, Member
+from outgrow.net.edits import Widening, widen
+from outgrow.net.inputs import call
+from outgrow.net.surgery import tensors_of
+
+
+class Trial:
+    """New units on trial.
+
+    Args:
+        model: The model as it is; not changed.
+        found: All its axes.
+        widenings: The units proposed, at most one entry an axis.
+        batches: Part A of the sample.
+        loss: Mean loss of an output and a target.
+        generator: Draws rows that the widenings leave open, positions and noise.
+        damping: Share of the mean diagonal that is added to every factor.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        found: Sequence[Axis],
+        widenings: Sequence[Widening],
+        batches: Sequence[Batch],
+        loss: Loss,
+        generator: torch.Generator,
+        damping: float,
+    ) -> None:
+        self.model = copy.deepcopy(model).eval()
+        self.model.zero_grad(set_to_none=True)
+        self.loss, self.damping = loss, damping
+        self._edit = widen(self.model, found, widenings, generator)
+        self._changes = {change.name: change for change in self._edit.changes}
+        self._before = {axis.name: axis for axis in found}
+        self._after = {axis.name: axis for axis in self._edit.axes}
+        self._settle_statistics(batches)
+        layers = [m.module for axis in found for m in axis.consumers]
+        self.moments = take_moments(self.model, list(dict.fromkeys(layers)), batches, loss, generator)
+        self.factor_flops = factor_flops(self.moments, examples_in(batches))
+        self.model.requires_grad_(False)
+
+    def scored(self, axis: str, units: int) -> tuple[float, float, Tangent]:
+        """Return the score and its lower bound [nats], and the step, of the first `units` new units of an axis.
+
+        The sums run over the layers that read the axis, each under its own K-FAC factors.
+        """
+        score, bound, tangent = 0.0, 0.0, dict[str, Tensor]()
+        for member in self._after[axis].consumers:
+            moments = self.moments[member.module]
+            present = moments.features_of(self._kept(member), bias=True)
+            new = moments.features_of(self._new(axis, member, units).flatten())
+            found = increase(moments.A, moments.S, moments.G, present, new, self.damping)
+            score, bound = score + found.score, bound + found.bound
+            step = torch.zeros_like(moments.G)
+            step[:, new] = found.new
+            step[:, present] = found.present
+            tangent.update(self._tangent(member.module, step))
+        return score, bound, tangent
+
+    def judged(self, tangent: Tangent, batches: Sequence[Batch]) -> Gain:
+        """Judge a step on part B."""
+        return judge(self.model, tangent, batches, self.loss)
+
+    def present_step(self) -> Tangent:
+        """Return the natural-gradient step of the weights that are there now, in every layer with moments."""
+        tangent: dict[str, Tensor] = {}
+        for path, moments in self.moments.items():
+            change = self._changes.get(f"{path}.weight")
+            rows = change.keep[0] if change else torch.arange(len(moments.S))
+            inputs = change.keep[1] if change else torch.arange((len(moments.A) - moments.bias) // moments.kernel)
+            features = moments.features_of(inputs, bias=True)
+            A, S, G = moments.A[features][:, features], moments.S[rows][:, rows], moments.G[rows][:, features]
+            step = torch.zeros_like(moments.G)
+            step[rows[:, None], features] = natural_step(A, S, G, self.damping)
+            tangent.update(self._tangent(path, step))
+        return tangent
+
+    def widening(self, axis: str, units: int) -> Widening:
+        """Return the first `units` new units of an axis as an edit of the real model, with all they need."""
+        now = self._after[axis]
+        tensors = tensors_of(self.model)
+        rows, channels = {}, {}
+        for member in now.members:
+            change = self._changes[member.tensor]
+            where = list(change.keep)
+            where[member.dim] = self._new(axis, member, units).flatten()
+            grid = torch.meshgrid(*where, indexing="ij")
+            if "out" in member.roles:
+                rows[member.tensor] = tensors[member.tensor][grid].clone()
+            elif "channel" in member.roles:
+                channels[member.tensor] = tensors[member.tensor][grid].clone()
+        return Widening(self._before[axis], units, rows, channels)
+
+    def _new(self, axis: str, member: Member, units: int) -> Tensor:
+        """Where the first new units sit [units, entries]."""
+        start = self._before[axis].size
+        return member.index[start : start + units]
+
+    def _kept(self, member: Member) -> Tensor:
+        """Where the input channels that the real model has now are."""
+        return self._changes[member.tensor].keep[member.dim]
+
+    def _tangent(self, path: str, step: Tensor) -> Tangent:
+        """Split a step [outputs, features] into those of weight and bias."""
+        module = self.model.get_submodule(path)
+        weight = module.weight
+        assert isinstance(weight, Tensor)
+        inputs = weight[0].numel()
+        found = {f"{path}.weight": step[:, :inputs].reshape(weight.shape).to(weight.dtype)}
+        if module.bias is not None:
+            found[f"{path}.bias"] = step[:, inputs].to(weight.dtype)
+        return found
+
+    @torch.no_grad()
+    def _settle_statistics(self, batches: Sequence[Batch]) -> None:
+        """Give the new channels of every BatchNorm the statistics of one pass; the old ones keep theirs."""
+        norms = {
+            path: module
+            for path, module in self.model.named_modules()
+            if isinstance(module, nn.modules.batchnorm._BatchNorm)
+            and module.track_running_stats
+            and f"{path}.running_mean" in self._changes
+        }
+        if not norms:
+            return
+        momenta = {path: norm.momentum for path, norm in norms.items()}
+        for norm in norms.values():
+            norm.reset_running_stats()
+            norm.momentum = None  # a plain average over the batches
+            norm.train()
+        for batch in batches:
+            call(self.model, batch.inputs)
+        for path, norm in norms.items():
+            norm.eval()
+            norm.momentum = momenta[path]
+            for key in ("running_mean", "running_var"):
+                change = self._changes[f"{path}.{key}"]
+                statistics = tensors_of(norm)[key]
+                statistics[change.keep[0]] = change.old
+
+
+def can_try(model: nn.Module, axis: Axis) -> str:
+    """Return why the units of an axis can't be put on trial, or an empty string."""
+    if not axis.growable:
+        return axis.reason
+    for member in axis.consumers:
+        if not is_mixer(model.get_submodule(member.module)) or not member.tensor.endswith("weight"):
+            return f"{member.module}, which reads it, is no linear layer or ungrouped convolution"
+    return ""
+
+
+def tried(model: nn.Module, found: Sequence[Axis], units: Mapping[str, int]) -> list[Axis]:
+    """Return the axes that can be tried and that `units` has any for."""
+    return [axis for axis in found if units.get(axis.name, 0) > 0 and not can_try(model, axis)]
