@@ -1,3 +1,46 @@
 """Neural networks that find their own size: train once, grow while training, keep a checkpoint at every size."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from outgrow.errors import EditError as EditError
+    from outgrow.errors import InputError as InputError
+    from outgrow.grow.event import Event as Event
+    from outgrow.grow.policy import Policy as Policy
+    from outgrow.grow.policy import Proportional as Proportional
+    from outgrow.net.axes import Axis as Axis
+    from outgrow.net.axes import axes as axes
+    from outgrow.net.edits import Edit as Edit
+    from outgrow.net.widen import widen_ as widen_
+    from outgrow.train.family import load as load
+    from outgrow.train.grower import Grower as Grower
+
 __version__ = "0.1.0"
+
+_HOME = {
+    "Axis": "outgrow.net.axes",
+    "Edit": "outgrow.net.edits",
+    "EditError": "outgrow.errors",
+    "Event": "outgrow.grow.event",
+    "Grower": "outgrow.train.grower",
+    "InputError": "outgrow.errors",
+    "Policy": "outgrow.grow.policy",
+    "Proportional": "outgrow.grow.policy",
+    "axes": "outgrow.net.axes",
+    "load": "outgrow.train.family",
+    "widen_": "outgrow.net.widen",
+}
+
+__all__ = ["__version__", *_HOME]  # the names above
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for, so that the command line does not wait for torch."""
+    if name in _HOME:
+        return getattr(import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'outgrow' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return __all__

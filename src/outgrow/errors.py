@@ -2,7 +2,7 @@
 
 
 class InputError(ValueError):
-    """A file, an option or a model that outgrow can't work with; the command line prints it as one line and exits with 2."""
+    """A file, an option or a model that outgrow can't work with; the command line prints one line and exits with 2."""
 
 
 class EditError(RuntimeError):

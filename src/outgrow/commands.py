@@ -1,0 +1,161 @@
+"""What the commands do: put the rooms together. Imported only when a command runs, so that `--help` answers at once."""
+
+import math
+import re
+import shlex
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from outgrow import __version__, data, models
+from outgrow.errors import InputError
+from outgrow.show.console import Console
+from outgrow.show.report import write_report
+from outgrow.train.folder import RunFolder
+from outgrow.train.recipe import Recipe
+from outgrow.train.trainer import DivergedError, Trainer
+
+if TYPE_CHECKING:
+    from outgrow.cli import Grow
+
+
+def grow(options: "Grow") -> int:
+    """Run `outgrow grow`.
+
+    Args:
+        options: What the command line said.
+
+    Returns:
+        The exit code: 0, or 1 where the loss diverged.
+
+    Raises:
+        InputError: Anything about the options or the data that can't work; nothing is written then.
+    """
+    device = _device(options.device)
+    budget = count(options.max_params, "--max-params") if options.max_params else None
+    dataset = data.load(
+        options.data,
+        data_dir=str(options.data_dir) if options.data_dir else None,
+        target=options.target,
+        task=options.task,
+        seed=options.seed,
+    )
+    network = _seed_network(options, dataset)
+    recipe = _recipe(options, len(dataset.train))
+    smallest = sum(parameter.numel() for parameter in network.build().parameters())
+    if budget is not None and budget < smallest:
+        raise InputError(
+            f"--max-params {options.max_params} is below the seed's {smallest:,} parameters: raise it, or start with "
+            f"smaller --widths than {' '.join(map(str, network.widths))}"
+        )
+    out = options.out if options.out is not None else Path("runs") / dataset.name
+    folder = RunFolder(out)
+    folder.claim(options.overwrite)
+    folder.write_json("config.json", _config(options, dataset, network, recipe))
+    with Console(out) as console:
+        trainer = Trainer(
+            dataset,
+            network,
+            recipe,
+            folder,
+            max_params=budget,
+            seed=options.seed,
+            device=device,
+            on_record=console,
+            on_step=console.tick,
+        )
+        try:
+            family = trainer.run()
+        except DivergedError as error:
+            report = write_report(out)
+            kept = "the last good size is saved" if (out / "family.json").exists() else "no size was saved"
+            print(f"outgrow: {error}; {kept}; report: {report}", file=sys.stderr)
+            return 1
+        console.finish(family, write_report(out))
+    return 0
+
+
+def count(text: str, option: str) -> int:
+    """Read a count such as 50000, 50_000, 100k or 1.5M.
+
+    Args:
+        text: The count.
+        option: Name of the option, for the error.
+
+    Returns:
+        The whole number.
+
+    Raises:
+        InputError: It is no positive whole number of that kind.
+
+    Examples:
+        >>> count("100k", "--max-params"), count("1.5M", "--max-params")
+        (100000, 1500000)
+    """
+    match = re.fullmatch(r"([0-9][0-9_,]*(?:\.[0-9]+)?)\s*([kmg]?)", text.strip().lower())
+    if not match:
+        raise InputError(f"{option} {text}: expected a count such as 50000, 100k or 1.5M")
+    value = float(re.sub("[_,]", "", match[1])) * {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}[match[2]]
+    if value < 1 or not math.isclose(value, round(value)):
+        raise InputError(f"{option} {text}: expected a positive whole number")
+    return round(value)
+
+
+def _device(name: str) -> str:
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    kind = name.partition(":")[0]
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if kind not in available:
+        raise InputError(f"--device {name}: expected cpu, cuda, mps or auto")
+    if not available[kind]:
+        raise InputError(f"--device {name}: this machine has none that torch can use; use cpu")
+    return name
+
+
+def _seed_network(options: "Grow", dataset: data.Dataset) -> models.Seed:
+    mean, std = dataset.input_statistics()
+    name = options.model or ("convnet" if dataset.kind == "image" else "mlp")
+    if name == "mlp" and dataset.kind == "image":
+        pixels = math.prod(dataset.inputs[1:])
+        mean, std = mean.repeat_interleave(pixels), std.repeat_interleave(pixels)
+    target = dataset.target_statistics() if dataset.task == "regression" else (torch.zeros(0), torch.zeros(0))
+    return models.Seed(
+        name,
+        dataset.inputs if name != "mlp" else (math.prod(dataset.inputs),),
+        dataset.outputs,
+        widths=tuple(options.widths),
+        input_mean=tuple(mean.tolist()),
+        input_std=tuple(std.tolist()),
+        output_mean=tuple(target[0].tolist()),
+        output_std=tuple(target[1].tolist()),
+    )
+
+
+def _recipe(options: "Grow", examples: int) -> Recipe:
+    for name, value in {"--epochs": options.epochs, "--batch-size": options.batch_size, "--rate": options.rate}.items():
+        if value is not None and not value > 0:
+            raise InputError(f"{name} {value}: expected more than 0")
+    recipe = Recipe.fit(examples, options.epochs)
+    changes: dict[str, Any] = {}
+    if options.rate is not None:
+        changes["rate"] = options.rate
+    if options.batch_size is not None:
+        changes["batch_size"] = min(options.batch_size, examples)
+    return replace(recipe, **changes)
+
+
+def _config(options: "Grow", dataset: data.Dataset, network: models.Seed, recipe: Recipe) -> dict[str, Any]:
+    said = {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()}
+    return {
+        "format": 1,
+        "command": shlex.join(["outgrow", *sys.argv[1:]]),
+        "options": said,
+        "data": {"name": dataset.name, "task": dataset.task, "classes": list(dataset.classes), **dataset.description},
+        "seed_network": network.to_json(),
+        "recipe": asdict(recipe),
+        "versions": {"outgrow": __version__, "torch": torch.__version__},
+    }

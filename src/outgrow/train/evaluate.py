@@ -1,0 +1,68 @@
+"""How good a network is: loss and metrics on a split."""
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from outgrow.grow.curvature import Loss
+
+METRICS = {"classification": "accuracy", "regression": "rmse"}
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, loader: Iterable[tuple[Tensor, Tensor]], loss: Loss, task: str) -> dict[str, float]:
+    """Return the mean loss and the metrics of a model in eval mode; its mode is put back.
+
+    Args:
+        model: The network.
+        loader: Yields (inputs, targets).
+        loss: Mean loss of an output and a target.
+        task: `classification` or `regression`.
+
+    Returns:
+        `loss` (nats, or squared error over the target's variance), and `accuracy`, or `rmse` in the target's unit and
+        `r2`, both averaged over targets.
+    """
+    was_training = model.training
+    model.eval()
+    total, count, correct = 0.0, 0, 0
+    residuals, targets = [], []
+    for x, y in loader:
+        z = model(x)
+        total += float(loss(z, y)) * len(y)
+        count += len(y)
+        if task == "classification":
+            correct += int((z.argmax(1) == y).sum())
+        else:
+            residuals.append((z - y).double())
+            targets.append(y.double())
+    model.train(was_training)
+    if task == "classification":
+        return {"loss": total / count, "accuracy": correct / count}
+    squared = torch.cat(residuals).square().mean(0)
+    variance = torch.cat(targets).var(0, correction=0)
+    r2 = float((1 - squared / variance).mean()) if bool((variance > 0).all()) else math.nan
+    return {"loss": total / count, "rmse": float(squared.mean().sqrt()), "r2": r2}
+
+
+def better(task: str, left: dict[str, float], right: dict[str, float]) -> bool:
+    """Whether `left` is the better of two evaluations: higher accuracy or lower error."""
+    metric = METRICS[task]
+    return left[metric] > right[metric] if metric == "accuracy" else left[metric] < right[metric]
+
+
+class StandardizedMSE:
+    """Squared error over the variance of each target, so that the loss has no unit and starts near 1.
+
+    Args:
+        std: Standard deviation of each target [targets].
+    """
+
+    def __init__(self, std: Tensor) -> None:
+        self.std = std
+
+    def __call__(self, z: Tensor, y: Tensor) -> Tensor:
+        """Return the mean over examples and targets."""
+        return ((z - y) / self.std.to(z)).square().mean()

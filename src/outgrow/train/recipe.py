@@ -1,0 +1,58 @@
+"""How a network is trained while it grows: optimizer, batch size, learning rate over the run."""
+
+from dataclasses import dataclass
+
+from torch import nn
+from torch.optim import AdamW
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A run of fixed length: a constant rate while the network grows, then a decay to zero.
+
+    Args:
+        epochs: Passes over the training part.
+        batch_size: Examples a step.
+        rate: Peak learning rate of AdamW.
+        weight_decay: Decay of weights (not of biases and norms).
+        warmup: Share of the run in which the rate rises from zero.
+        share: Share of the run in which the network grows.
+        events: How many growth events in that time.
+    """
+
+    epochs: int
+    batch_size: int
+    rate: float = 3e-3
+    weight_decay: float = 1e-2
+    warmup: float = 0.02
+    share: float = 0.6
+    events: int = 8
+
+    @classmethod
+    def fit(cls, examples: int, epochs: int | None = None) -> "Recipe":
+        """Return the default recipe for a training part: about 1.2 million examples seen, 20 to 100 epochs.
+
+        Args:
+            examples: Examples of the training part.
+            epochs: Passes, if they shall be others.
+
+        Examples:
+            >>> Recipe.fit(1_300).epochs, Recipe.fit(54_000).epochs
+            (100, 22)
+        """
+        batch = 32 if examples < 4_000 else 64 if examples < 20_000 else 128
+        return cls(epochs or min(max(round(1_200_000 / examples), 20), 100), min(batch, examples))
+
+    def rate_at(self, progress: float) -> float:
+        """Return the learning rate at a share of the run, 0 to 1: linear warm-up, constant, linear to zero."""
+        if progress < self.warmup:
+            return self.rate * progress / self.warmup
+        start = min(self.share + 0.02, 0.98)
+        return self.rate * min(1.0, (1 - progress) / (1 - start))
+
+    def optimizer(self, model: nn.Module) -> AdamW:
+        """Return AdamW over a model's parameters, with decay on weights alone."""
+        decayed = [p for p in model.parameters() if p.ndim > 1]
+        plain = [p for p in model.parameters() if p.ndim <= 1]
+        groups = [{"params": decayed, "weight_decay": self.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+        return AdamW([group for group in groups if group["params"]], lr=self.rate)

@@ -1,0 +1,260 @@
+"""The built-in training loop: it trains, lets a Grower grow the network, and saves a size before each growth."""
+
+import copy
+import platform
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from outgrow import __version__
+from outgrow.data import Batches, Dataset, Split
+from outgrow.grow.check import check_cost
+from outgrow.grow.curvature import Loss
+from outgrow.grow.policy import Proportional
+from outgrow.models.seed import Seed
+from outgrow.net.cost import flops, parameters
+from outgrow.net.surgery import tensors_of
+from outgrow.train.average import SETTLE_BATCHES, averaged, restart_, settle_statistics_
+from outgrow.train.evaluate import METRICS, StandardizedMSE, evaluate
+from outgrow.train.family import Family
+from outgrow.train.folder import RunFolder
+from outgrow.train.grower import Grower
+from outgrow.train.recipe import Recipe
+
+CHECK_SHARE = 0.08  # of the FLOPs of training between two events
+SAMPLE_BOUNDS = (128, 2048)  # examples of each part of a check
+CHUNK = 256  # examples at once where nothing is trained
+FINITE_EVERY = 16  # steps between two looks whether the loss is finite
+
+Record = Mapping[str, Any]
+
+
+class DivergedError(RuntimeError):
+    """The loss is no longer a finite number."""
+
+
+class Trainer:
+    """One run of `outgrow grow`.
+
+    Args:
+        dataset: What to learn.
+        network: The seed network.
+        recipe: How to train it.
+        folder: Where everything is written; claimed already.
+        max_params: Budget of parameters; None for none.
+        seed: Seed of everything random: runs with the same seed repeat bit for bit on one machine's CPU.
+        device: Where to train.
+        on_record: Called with every record of the journal.
+        on_step: Called with the number of steps done.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        network: Seed,
+        recipe: Recipe,
+        folder: RunFolder,
+        *,
+        max_params: int | None = None,
+        seed: int = 0,
+        device: str = "cpu",
+        on_record: Callable[[Record], None] = lambda record: None,
+        on_step: Callable[[int], None] = lambda step: None,
+    ) -> None:
+        self._data, self._recipe, self._folder, self._device = dataset, recipe, folder, device
+        self._on_record, self._on_step, self._seed, self._max_params = on_record, on_step, seed, max_params
+        torch.manual_seed(seed)
+        self._network = network
+        self._model = network.build().to(device)
+        self._optimizer = recipe.optimizer(self._model)
+        self._average = averaged(self._model)
+        self._loss: Loss = F.cross_entropy
+        if dataset.task == "regression":
+            self._loss = StandardizedMSE(dataset.target_statistics()[1])
+        self._batches = partial(Batches, device=device)
+        self._train = self._batches(
+            dataset.train,
+            recipe.batch_size,
+            shuffle=True,
+            augment=dataset.augment,
+            drop_last=True,
+            generator=torch.Generator().manual_seed(seed),
+        )
+        self._plain = self._batches(
+            dataset.train, CHUNK, shuffle=True, generator=torch.Generator().manual_seed(seed + 1)
+        )
+        self._grower = Grower(
+            self._model,
+            self._optimizer,
+            self._loss,
+            network.example().to(device),
+            max_params=max_params,
+            policy=Proportional(max_params, events=recipe.events, share=recipe.share),
+            averages=[self._average],
+            before_growth=self._save_size,
+            seed=seed,
+        )
+        self._family = Family(folder, dataset.task)
+        self._good: nn.Module | None = None  # averaged weights at the end of the last epoch with a finite loss
+        self._steps = recipe.epochs * len(self._train)
+        self._step = 0
+        self._started = time.perf_counter()
+        self._flops = flops(self._model, self._grower.example)  # forward, of one example
+        self._spent = {"train_flops": 0, "check_seconds": 0.0, "check_flops": 0}
+
+    def run(self) -> dict[str, Any]:
+        """Train to the end, or until the loss is no longer finite.
+
+        Returns:
+            What family.json holds.
+
+        Raises:
+            DivergedError: The loss became NaN or infinite; the last good size is saved.
+            KeyboardInterrupt: The user stopped the run; what was saved before is whole.
+        """
+        self._record(self._start())
+        try:
+            for epoch in range(1, self._recipe.epochs + 1):
+                mean = self._epoch()
+                self._record(self._epoch_record(epoch, mean))
+                self._good = copy.deepcopy(self._average.module)
+        except DivergedError as error:
+            if self._good is not None:
+                self._save_size(self._good)
+            self._end(str(error))
+            raise
+        except KeyboardInterrupt:
+            self._end("interrupted")
+            raise
+        self._save_size()
+        self._end("finished")
+        return self._family.to_json()
+
+    def _epoch(self) -> float:
+        """Train for one epoch; return the mean loss."""
+        total, count = torch.zeros((), device=self._device), 0
+        for x, y in self._train:
+            if count % FINITE_EVERY == 0:
+                self._demand_finite(total)
+            self._check()
+            for group in self._optimizer.param_groups:
+                group["lr"] = self._recipe.rate_at((self._step + 0.5) / self._steps)
+            self._model.train()
+            loss = self._loss(self._model(x), y)
+            self._optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            self._optimizer.step()
+            self._average.update_parameters(self._model)
+            total += loss.detach()
+            count += 1
+            self._step += 1
+            self._spent["train_flops"] += 3 * self._flops * len(y)
+            self._on_step(self._step)
+        self._demand_finite(total)
+        return float(total) / count
+
+    def _demand_finite(self, total: Tensor) -> None:
+        if not bool(total.isfinite()):
+            raise DivergedError(f"the loss was no longer finite at step {self._step:,}: lower the learning rate")
+
+    def _check(self) -> None:
+        """Let the network grow if it is time."""
+        self._grower.sample = self._sample_size()
+        event = self._grower.check(self._plain, self._step / self._steps)
+        if not event.event:
+            return
+        self._spent["check_seconds"] += event.seconds
+        self._spent["check_flops"] += event.flops
+        self._spent["train_flops"] += event.flops
+        if event.growths:
+            self._good = None  # it has other shapes, and is saved
+            restart_(self._average)
+            self._flops = flops(self._model, self._grower.example)
+        self._record({**event.to_json(), "epoch": self._step / len(self._train), "step": self._step})
+
+    def _sample_size(self) -> int:
+        """Examples of each part of a check, so that checks cost `CHECK_SHARE` of the FLOPs of training."""
+        interval = self._recipe.share * self._steps / self._recipe.events * self._recipe.batch_size
+        affordable = CHECK_SHARE * 3 * self._flops * interval / check_cost(self._flops, len(self._grower.sizes))
+        low, high = SAMPLE_BOUNDS
+        return int(min(max(affordable, low), high))
+
+    def _save_size(self, model: nn.Module | None = None) -> None:
+        """Save averaged weights with their own BatchNorm statistics, and how good they are."""
+        model = self._average.module if model is None else model
+        settle_statistics_(model, self._plain)
+        self._spent["train_flops"] += self._flops * min(len(self._data.train), SETTLE_BATCHES * CHUNK)
+        entry = self._family.add(
+            tensors_of(model),
+            {
+                "params": parameters(model),
+                "flops": self._flops,
+                "axes": self._grower.sizes,
+                "validation": self._evaluate(model, self._data.validation),
+                "test": self._evaluate(model, self._data.test) if self._data.test is not None else None,
+                "train_flops": self._spent["train_flops"],
+                "seconds": self._seconds(),
+                "joules": None,
+                "epoch": self._step / len(self._train),
+            },
+        )
+        self._record({"record": "size", **entry})
+
+    def _evaluate(self, model: nn.Module, split: Split) -> dict[str, float]:
+        return evaluate(model, self._batches(split, CHUNK), self._loss, self._data.task)
+
+    def _seconds(self) -> float:
+        return time.perf_counter() - self._started
+
+    def _record(self, record: Record) -> None:
+        self._folder.append(record)
+        self._on_record(record)
+
+    def _start(self) -> dict[str, Any]:
+        data = self._data
+        return {
+            "record": "start",
+            "data": data.name,
+            "task": data.task,
+            "metric": METRICS[data.task],
+            "model": self._network.model,
+            "params": parameters(self._model),
+            "flops": self._flops,
+            "axes": self._grower.sizes,
+            "epochs": self._recipe.epochs,
+            "steps": self._steps,
+            "max_params": self._max_params,
+            "seed": self._seed,
+            "device": self._device,
+            "threads": torch.get_num_threads(),
+            "versions": {"outgrow": __version__, "torch": torch.__version__, "python": platform.python_version()},
+            "train_examples": len(data.train),
+            "validation_examples": len(data.validation),
+            "test_examples": len(data.test) if data.test is not None else 0,
+            "frozen": {axis.name: axis.reason for axis in self._grower.axes if not axis.growable},
+        }
+
+    def _epoch_record(self, epoch: int, mean: float) -> dict[str, Any]:
+        return {
+            "record": "epoch",
+            "epoch": epoch,
+            "step": self._step,
+            "train_loss": mean,
+            "rate": self._recipe.rate_at(self._step / self._steps),
+            "validation": self._evaluate(self._model, self._data.validation),
+            "params": parameters(self._model),
+            "axes": self._grower.sizes,
+            "train_flops": self._spent["train_flops"],
+            "seconds": self._seconds(),
+        }
+
+    def _end(self, reason: str) -> None:
+        totals = {**self._spent, "seconds": self._seconds(), "joules": None}
+        self._family.total = totals
+        self._family.write()
+        self._record({"record": "end", "reason": reason, "epoch": self._step / len(self._train), **totals})
