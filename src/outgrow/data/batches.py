@@ -1,0 +1,79 @@
+"""The batches of one part, epoch after epoch."""
+
+from collections.abc import Iterator
+
+import torch
+
+from outgrow.data.augment import augment as augmented
+from outgrow.data.dataset import Split
+from outgrow.errors import InputError
+
+PIXELS_A_SHIFT = 8  # crops shift by up to 1/8 of the image: 4 pixels of 32
+
+
+class Batches:
+    """Batches of a part, as often as one likes: each `iter` is one epoch.
+
+    The part stays in memory (on `device`) as it is, images as uint8; a batch is one gather, an optional augmentation
+    and a conversion to float32, images scaled to 0..1.
+
+    Args:
+        split: The part.
+        batch_size: Examples in a batch; the whole part if that is smaller.
+        shuffle: Whether each epoch has a new order.
+        augment: Whether images are randomly shifted and mirrored.
+        drop_last: Whether to leave out a last batch that is smaller; batch norm can't take a batch of 1.
+        generator: Source of the order and the augmentation, torch's global one if None; equal states, equal epochs
+            bit for bit.
+        device: Where batches are wanted.
+
+    Example:
+        >>> split = Split(torch.arange(10.0)[:, None], torch.arange(10))
+        >>> batches = Batches(split, 4)
+        >>> len(batches), [y.tolist() for x, y in batches]
+        (3, [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]])
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        batch_size: int,
+        *,
+        shuffle: bool = False,
+        augment: bool = False,
+        drop_last: bool = False,
+        generator: torch.Generator | None = None,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        if batch_size < 1:
+            raise InputError(f"batch size {batch_size}: expected at least 1")
+        if augment and split.x.ndim != 4:
+            raise InputError(f"augmentation is for images; this is a table of {split.x.shape[-1]} features")
+        self.x, self.y = split.x.to(device), split.y.to(device)
+        self.batch_size = max(1, min(batch_size, len(split)))
+        self.shuffle = shuffle
+        self.augment = augment
+        self.drop_last = drop_last
+        self.generator = generator
+
+    def __len__(self) -> int:
+        return len(self.x) // self.batch_size if self.drop_last else -(-len(self.x) // self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        order = self._order().to(self.x.device)
+        for start in range(0, len(self) * self.batch_size, self.batch_size):
+            index = order[start : start + self.batch_size]
+            yield self._inputs(self.x[index]), self.y[index]
+
+    def _order(self) -> torch.Tensor:
+        """The examples of one epoch, int64 `[n]`."""
+        if not self.shuffle:
+            return torch.arange(len(self.x))
+        device = self.generator.device if self.generator is not None else "cpu"
+        return torch.randperm(len(self.x), generator=self.generator, device=device)
+
+    def _inputs(self, x: torch.Tensor) -> torch.Tensor:
+        """What the network sees of stored examples, float32 `[b, ...]`."""
+        if self.augment:
+            x = augmented(x, min(x.shape[-2:]) // PIXELS_A_SHIFT, self.generator)
+        return x.float() / 255 if x.dtype == torch.uint8 else x.float()

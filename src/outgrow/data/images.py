@@ -1,0 +1,157 @@
+"""Folders of pictures, one subfolder a class: `train/CLASS/*.png` with `test/` or `val/`, or just `CLASS/*.png`."""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from outgrow.data.found import Found, labelled
+from outgrow.data.labels import listed
+from outgrow.errors import InputError
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
+SMALLEST_PHOTO = 24  # pixels; crops and flips make no sense on smaller pictures
+_DEPTHS = ("*/*", "*/*/*")  # where to look for pictures before a folder is taken for something else
+_TEST = ("test", "testing")
+_VALIDATION = ("val", "valid", "validation")
+Pictures = list[tuple[Path, str]]  # files with the names of their classes
+
+
+def is_image_folder(path: Path) -> bool:
+    """Whether a folder has subfolders of pictures, or says that it means to.
+
+    Args:
+        path: Any folder.
+
+    Returns:
+        True if there are pictures one or two folders below, or a folder `train` to look for them in.
+    """
+    if not path.is_dir():
+        return False
+    return (path / "train").is_dir() or any(_is_picture(file) for depth in _DEPTHS for file in path.glob(depth))
+
+
+def find_images(path: Path) -> Found:
+    """Read a folder of pictures in class folders.
+
+    Args:
+        path: The folder that holds `train` (and perhaps `test` and `val`), or the class folders themselves.
+
+    Returns:
+        Images `[n, channels, height, width]`, one channel if all are grey, else three. The test part is `test/`, or
+        `val/` if there is no `test/`; with both, `val/` is the validation part.
+
+    Raises:
+        InputError: There are no pictures, they differ in size, or one can't be read.
+    """
+    folders = _part_folders(path)
+    pictures = {part: _pictures(folder) for part, folder in folders.items()}
+    for part, folder in folders.items():
+        if not pictures[part]:
+            raise InputError(
+                f"{folder}: no images in class folders; expected {folder}/CLASS/NAME.png (or .jpg and others); if its "
+                f"images have no classes, move the folder away"
+            )
+    everything = [file for part in pictures.values() for file, _ in part]
+    width, height = _common_size(path, everything)
+    x = np.empty((len(everything), 3, height, width), np.uint8)
+    for i, file in enumerate(everything):
+        x[i] = read_picture(file)
+    if (x == x[:, :1]).all():
+        x = x[:, :1].copy()
+    ends = np.cumsum([len(part) for part in pictures.values()])[:-1]
+    blocks = dict(zip(pictures, np.split(x, ends), strict=True))
+    pairs = {part: (blocks[part], np.array([name for _, name in pictures[part]])) for part in pictures}
+    classes, splits = labelled(path, **pairs)
+    description = {
+        "layout": "images",
+        "paths": {part: str(folder) for part, folder in folders.items()},
+        "classes": list(classes),
+        "size": [height, width],
+        "channels": x.shape[1],
+    }
+    photos = x.shape[1] == 3 and min(height, width) >= SMALLEST_PHOTO
+    rest = {part: splits.get(part) for part in ("validation", "test")}
+    return Found(path.resolve().name, path, "classification", splits["train"], classes, photos, description, **rest)
+
+
+def read_picture(path: Path) -> np.ndarray:
+    """Read one picture.
+
+    Args:
+        path: A file that Pillow can read, with 8 bits a channel.
+
+    Returns:
+        Its pixels in RGB, uint8 `[3, height, width]`.
+
+    Raises:
+        InputError: The file is damaged or not an 8-bit picture.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            if image.mode.startswith(("I", "F")):
+                raise InputError(f"{path}: a picture with more than 8 bits a channel ({image.mode}); save it with 8")
+            return np.asarray(image.convert("RGB")).transpose(2, 0, 1)
+    except InputError:
+        raise
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        raise InputError(_unreadable(path, error)) from None
+
+
+def _common_size(path: Path, files: Sequence[Path]) -> tuple[int, int]:
+    """Width and height of all pictures, from their headers alone."""
+    from PIL import Image
+
+    sizes: Counter[tuple[int, int]] = Counter()
+    for file in files:
+        try:
+            with Image.open(file) as image:
+                sizes[image.size] += 1
+        except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+            raise InputError(_unreadable(file, error)) from None
+    if len(sizes) > 1:
+        counted = [f"{width} x {height} ({count} files)" for (width, height), count in sizes.most_common()]
+        raise InputError(
+            f"{path}: images of {len(sizes)} sizes: {listed(counted, 4)}; expected one size. On a copy of the folder, "
+            f"ImageMagick resizes them: find {path} -type f -exec mogrify -resize '{_resize(sizes)}!' {{}} +"
+        )
+    return next(iter(sizes))
+
+
+def _resize(sizes: Counter[tuple[int, int]]) -> str:
+    """The most frequent size, as ImageMagick writes it."""
+    (width, height), _ = sizes.most_common(1)[0]
+    return f"{width}x{height}"
+
+
+def _unreadable(path: Path, error: Exception) -> str:
+    """What to say of a picture that Pillow gave up on."""
+    reason = "not an image" if type(error).__name__ == "UnidentifiedImageError" else " ".join(str(error).split())
+    return f"{path}: can't be read as a picture ({path.stat().st_size} bytes; {reason}); replace or remove it"
+
+
+def _part_folders(path: Path) -> dict[str, Path]:
+    """The folders of the parts: train, and what there is of validation and test."""
+    if not (path / "train").is_dir():
+        return {"train": path}
+    test, validation = (
+        next((path / name for name in names if (path / name).is_dir()), None) for names in (_TEST, _VALIDATION)
+    )
+    if test is None:
+        test, validation = validation, None
+    found = {"train": path / "train", "validation": validation, "test": test}
+    return {part: folder for part, folder in found.items() if folder is not None}
+
+
+def _pictures(folder: Path) -> Pictures:
+    """The pictures in the class folders of a folder, class by class in alphabetic order."""
+    classes = sorted(child for child in folder.iterdir() if child.is_dir() and not child.name.startswith("."))
+    return [(file, child.name) for child in classes for file in sorted(child.rglob("*")) if _is_picture(file)]
+
+
+def _is_picture(file: Path) -> bool:
+    """Whether a file is a picture by its name; hidden files are not."""
+    return file.suffix.lower() in SUFFIXES and not file.name.startswith(".")

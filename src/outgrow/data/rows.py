@@ -1,0 +1,105 @@
+"""The text of a CSV file: a header, and cells by column."""
+
+import csv
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from outgrow.data.cells import is_number
+from outgrow.data.labels import listed
+from outgrow.errors import InputError
+
+DELIMITERS = ",;\t"
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Some rows of a table.
+
+    Attributes:
+        path: The file they are from, as the user wrote it.
+        columns: Cells of each column, without the white space around them.
+        lines: The line of the file that each row ends on, for messages.
+        counter: Whether the file began with a column of row numbers without a name, which is left out.
+    """
+
+    path: Path
+    columns: dict[str, list[str]]
+    lines: list[int]
+    counter: bool = False
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    def take(self, index: Sequence[int]) -> "Rows":
+        """The rows at `index`, in that order."""
+        columns = {name: [cells[i] for i in index] for name, cells in self.columns.items()}
+        return Rows(self.path, columns, [self.lines[i] for i in index], self.counter)
+
+
+def read_rows(path: Path) -> Rows:
+    """Read a CSV file with a header line; commas, semicolons or tabs.
+
+    Args:
+        path: The file, in UTF-8.
+
+    Returns:
+        Its rows; blank lines are skipped.
+
+    Raises:
+        InputError: The file has no header or no rows, is not text, or its lines differ in length.
+    """
+    table: list[list[str]] = []
+    lines: list[int] = []
+    line = 0
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            first = file.readline()
+            file.seek(0)
+            reader = csv.reader(file, delimiter=max(DELIMITERS, key=first.count), strict=True)
+            for row in reader:
+                line = reader.line_num
+                if row:
+                    table.append(row)
+                    lines.append(line)
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 text (byte {error.start} of a block); save it as CSV in UTF-8") from None
+    except csv.Error as error:
+        raise InputError(f"{path}: after line {line}: {error}; is a quote not closed, or the file cut short?") from None
+    if len(table) < 2:
+        raise InputError(f"{path}: {'no rows below the header' if table else 'empty'}; expected a header line and rows")
+    header = [name.strip() for name in table[0]]
+    _check_lengths(path, len(header), table, lines)
+    columns = dict(enumerate([cell.strip() for cell in cells] for cells in zip(*table[1:], strict=True)))
+    counter = header[0] == "" and len(header) > 1 and _counts(columns[0])
+    if counter:  # pandas writes its index like this
+        header, columns = header[1:], {i - 1: cells for i, cells in columns.items() if i}
+    _check_names(path, header)
+    return Rows(path, {name: columns[i] for i, name in enumerate(header)}, lines[1:], counter)
+
+
+def _check_lengths(path: Path, wanted: int, table: Sequence[Sequence[str]], lines: Sequence[int]) -> None:
+    """Each row has as many cells as the header."""
+    wrong = [i for i, row in enumerate(table) if len(row) != wanted]
+    if wrong:
+        more = f" ({len(wrong)} such lines)" if len(wrong) > 1 else ""
+        raise InputError(
+            f"{path}: line {lines[wrong[0]]} has {len(table[wrong[0]])} cells, the header has {wanted}{more}; "
+            f"quote cells that hold the delimiter, and give each row as many cells"
+        )
+
+
+def _check_names(path: Path, header: Sequence[str]) -> None:
+    """Each column has a name of its own, and the header is one."""
+    if all(is_number(name) for name in header):
+        raise InputError(f"{path}: the first line holds only numbers ({listed(header, 4)}); expected the column names")
+    if "" in header:
+        raise InputError(f"{path}: column {header.index('') + 1} of {len(header)} has no name in the header; name it")
+    if repeated := [name for name, count in Counter(header).items() if count > 1]:
+        raise InputError(f"{path}: column names that occur twice: {listed(repeated)}; rename or remove one")
+
+
+def _counts(cells: Sequence[str]) -> bool:
+    """Whether cells are distinct whole numbers."""
+    return len(set(cells)) == len(cells) and all(cell.isdecimal() for cell in cells)
