@@ -14,7 +14,7 @@ from outgrow.grow.proposals import propose
 from outgrow.grow.sample import Sample, examples_in
 from outgrow.grow.trial import Trial, tried
 from outgrow.net.axes import Axis
-from outgrow.net.cost import flops, parameters_after, shapes_after
+from outgrow.net.cost import flops_after, flops_by_weight, parameters_after
 from outgrow.net.edits import Widening
 from outgrow.net.inputs import Example
 
@@ -83,7 +83,8 @@ def check(
     widenings = [propose(proposal, model, axis, units[axis.name], sample.a, loss, generator) for axis in on_trial]
     trial = Trial(model, found, widenings, sample.a, loss, generator, damping)
     gain_now = trial.judged(trial.present_step(), sample.b).gain
-    base = flops(model, example)
+    counts = flops_by_weight(model, example)
+    base = sum(counts.values())
     scored = {axis.name: trial.scored(axis.name, units[axis.name]) for axis in on_trial}
     gains = {axis: trial.judged(tangent, sample.b) for axis, (_, _, tangent) in scored.items()}
     candidates = tuple(
@@ -92,7 +93,7 @@ def check(
             where=axis.name,
             units=units[axis.name],
             params=parameters_after(model, found, {axis.name: units[axis.name]}) - now.params,
-            flops=flops(model, example, shapes_after(model, found, {axis.name: units[axis.name]})) - base,
+            flops=flops_after(model, found, {axis.name: units[axis.name]}, counts) - base,
             gain=gains[axis.name].gain,
             se=gains[axis.name].se,
             score=scored[axis.name][0],
@@ -110,7 +111,8 @@ def check(
             gain = trial.judged(tangent, sample.b)
         drop = realised(trial.model, tangent, gain.step, sample.b, loss, loss_now)
         chosen.append(Chosen(trial.widening(axis, count), gain, drop))
-    spent = _passes(flops(trial.model, example), sample, 1 + len(on_trial) + len(chosen)) + trial.factor_flops
+    forward = flops_after(model, found, {axis.name: units[axis.name] for axis in on_trial}, counts)
+    spent = _passes(forward, sample, 1 + len(on_trial) + len(chosen)) + trial.factor_flops
     return Verdict(gain_now, candidates, decision, tuple(chosen), spent)
 
 

@@ -51,7 +51,8 @@ class Proportional:
 
     Greedy gain per parameter starves the layers whose units are dear and pay later (method.md, section 10), so
     proportion is the prior and the gain tilts it: an axis grows by the common factor to the power of its tilt, which is
-    (its gain per parameter / the geometric mean over axes) ^ strength, within `bounds`.
+    (its gain per cost / the geometric mean over axes) ^ strength, within `bounds`; cost counts both the parameters and
+    the FLOPs that are added.
 
     With the end of the run known, events are spread evenly over the first `share` of it, and parameters grow
     geometrically from the seed's to `max_params`. Otherwise each check may grow them by `factor`. An event adds nothing
@@ -117,7 +118,15 @@ class Proportional:
         return target if self.max_params is None else min(target, self.max_params)
 
     def _tilts(self, candidates: Sequence[Candidate]) -> dict[str, float]:
-        rates = {c.where: max(c.gain, c.se, 1e-12) / max(c.params, 1) for c in candidates}
+        """Return how each axis's growth is tilted.
+
+        The gain counts per cost, the cost being its share of the added parameters plus its share of the added FLOPs.
+        """
+        params, flops = sum(c.params for c in candidates), sum(c.flops for c in candidates)
+        rates = {
+            c.where: max(c.gain, c.se, 1e-12) / (c.params / max(params, 1) + c.flops / max(flops, 1))
+            for c in candidates
+        }
         mean = math.exp(sum(map(math.log, rates.values())) / len(rates))
         low, high = self.bounds
         return {axis: min(max((rate / mean) ** self.strength, low), high) for axis, rate in rates.items()}

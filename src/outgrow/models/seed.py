@@ -69,7 +69,7 @@ class Seed:
         stages = min(3, max(1, int(math.log2(min(self.inputs[1:]) / 4)) + 1)) if min(self.inputs[1:]) >= 4 else 1
         if self.model == "resnet":
             return (4, 8, 16)[:stages]
-        return (4, 4, 6, 6, 8, 8)[: 2 * stages]
+        return (4, 4, 8, 8, 16, 16)[: 2 * stages]
 
     def build(self) -> nn.Sequential:
         """Return a freshly initialised network (from torch's global random state)."""

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from outgrow.net.axes import Axis
 from outgrow.net.inputs import Example, call
-from outgrow.net.surgery import replace_, tensors_of
+from outgrow.net.surgery import tensors_of
 
 
 def parameters(model: nn.Module) -> int:
@@ -48,32 +48,66 @@ def parameters_after(model: nn.Module, found: Sequence[Axis], units: Mapping[str
     return sum(math.prod(shapes[name]) for name, _ in model.named_parameters())
 
 
-def flops(model: nn.Module, example: Example, shapes: Mapping[str, Sequence[int]] | None = None) -> int:
+def flops(model: nn.Module, example: Example) -> int:
     """Return the floating-point operations of one forward pass on `example`: 2 for each multiply-add.
 
     Matrix products, convolutions and attention are counted, on a copy on the meta device, so nothing is computed.
 
-    Args:
-        model: Not changed.
-        example: One input.
-        shapes: Shapes that tensors would have, by name, if other than now.
-
-    Returns:
-        The count.
-
     Examples:
         >>> flops(nn.Linear(3, 2), torch.zeros(1, 3))
         12
+    """
+    return sum(flops_by_weight(model, example).values())
+
+
+def flops_by_weight(model: nn.Module, example: Example) -> dict[str, int]:
+    """Return the floating-point operations of one forward pass, by the weight of the layer that spends them.
+
+    Args:
+        model: Not changed.
+        example: One input.
+
+    Returns:
+        FLOPs by the name of a linear layer's or convolution's weight; what is spent elsewhere under an empty name.
+
+    Examples:
+        >>> flops_by_weight(nn.Sequential(nn.Linear(3, 2), nn.ReLU(), nn.Linear(2, 5)), torch.zeros(1, 3))
+        {'0.weight': 12, '2.weight': 20, '': 0}
     """
     memo: dict[int, object] = {}
     for tensor in tensors_of(model).values():
         meta = torch.empty_like(tensor, device="meta")
         memo[id(tensor)] = nn.Parameter(meta, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else meta
     ghost = copy.deepcopy(model, memo).eval()
-    present = tensors_of(ghost)
-    replace_(ghost, {name: present[name].new_empty(shape) for name, shape in (shapes or {}).items()})
     inputs = pytree.tree_map(lambda leaf: leaf.to("meta") if isinstance(leaf, Tensor) else leaf, example)
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter:
         call(ghost, inputs)
-    return int(counter.get_total_flops())
+    by_module = {name.partition(".")[2]: sum(ops.values()) for name, ops in counter.get_flop_counts().items()}
+    layers = {
+        f"{path}.weight".lstrip("."): int(by_module.get(path, 0))
+        for path, module in ghost.named_modules()
+        if isinstance(module, (nn.Linear, nn.modules.conv._ConvNd))
+    }
+    return {**layers, "": int(counter.get_total_flops()) - sum(layers.values())}
+
+
+def flops_after(model: nn.Module, found: Sequence[Axis], units: Mapping[str, int], counts: Mapping[str, int]) -> int:
+    """Return the FLOPs that a forward pass would take with `units` more on each of the named axes.
+
+    Args:
+        model: The model as it is.
+        found: Its axes.
+        units: How many units are added, by the axis's name.
+        counts: What `flops_by_weight` says of the model as it is.
+
+    Returns:
+        The count: exact for linear layers and convolutions, whose work is in proportion to their weights; the rest is
+        taken as unchanged.
+    """
+    shapes = shapes_after(model, found, units)
+    present = tensors_of(model)
+    return sum(
+        count * math.prod(shapes[name]) // present[name].numel() if name in present else count
+        for name, count in counts.items()
+    )
