@@ -12,6 +12,7 @@ class Affine(nn.Module):
         dims: Number of dimensions behind the channels: 0 for tables, 2 for images.
 
     Examples:
+        >>> import torch
         >>> net = Affine.standardize(torch.tensor([2.0]), torch.tensor([4.0]), dims=0)
         >>> net(torch.tensor([[10.0]]))
         tensor([[2.]])

@@ -58,15 +58,17 @@ class Seed:
             raise InputError(f"{self.model} reads images, but an example here has shape {list(self.inputs)}: use mlp")
         if not self.widths:
             object.__setattr__(self, "widths", self._starting_widths())
-        if self.model == "convnet" and (len(self.widths) % 2 or not self.widths):
+        if min(self.widths) < 1:
+            raise InputError(f"expected starting widths of at least 1, got {' '.join(map(str, self.widths))}")
+        if self.model == "convnet" and len(self.widths) % 2:
             raise InputError(
-                f"convnet has two convolutions a stage: expected an even number of widths, got {self.widths}"
+                f"convnet has two convolutions a stage: expected an even number of widths, got {len(self.widths)}"
             )
 
     def _starting_widths(self) -> tuple[int, ...]:
         if self.model == "mlp":
             return (8, 8)
-        stages = min(3, max(1, int(math.log2(min(self.inputs[1:]) / 4)) + 1)) if min(self.inputs[1:]) >= 4 else 1
+        stages = min(max((min(self.inputs[1:]) // 4).bit_length(), 1), 3)  # as long as 4 pixels are left
         if self.model == "resnet":
             return (4, 8, 16)[:stages]
         return (4, 4, 8, 8, 16, 16)[: 2 * stages]

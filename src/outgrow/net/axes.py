@@ -91,8 +91,8 @@ def axes(model: nn.Module, example: Example) -> list[Axis]:
         >>> model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
         >>> for axis in axes(model, torch.zeros(1, 4)):
         ...     print(axis)
-        0 (input): 4 units in 0.weight[1] (fixed: it reads the input)
         0: 3 units in 0.weight[0], 0.bias[0], 2.weight[1]
+        0 (input): 4 units in 0.weight[1] (fixed: it reads the input or a value that can't grow)
         2: 2 units in 2.weight[0], 2.bias[0] (fixed: it is an output of the network)
     """
     return axes_of(trace(model, example))
@@ -127,8 +127,12 @@ def _axis(walk: Trace, units: Sequence[dict[tuple[str, int], list[int]]], reason
     )
     outs = [m for m in members if "out" in m.roles]
     ins = [m for m in members if "in" in m.roles]
-    named = outs[0] if outs else members[0]
-    name = named.module + ("" if outs else " (input)" if ins else f" ({named.tensor.rpartition('.')[2]})")
+    named = (outs or ins or members)[0]
+    name = (named.module if outs or ins else named.tensor) or named.tensor
+    name += " (input)" if ins and not outs else ""
+    both = [m.tensor for m in ins if len(m.roles) > 1]
+    if not reason and both:
+        reason = f"{both[0]} both hands it out and reads it"
     if not reason and not outs:
         reason = "no layer hands it out"
     if not reason and not ins:
@@ -146,17 +150,19 @@ def _with_unique_names(found: list[Axis]) -> list[Axis]:
 
 
 def find_axis(found: Sequence[Axis], name: str) -> Axis:
-    """Return the axis with this name, or the only growable one that a module of this name hands out.
+    """Return the axis with this name, or the only one, of those that can grow, that a module of this name hands out.
 
     Raises:
-        InputError: There is no such axis, or it can't grow.
+        InputError: There is no such axis, or several, or it can't grow.
     """
     matches = [axis for axis in found if axis.name == name]
     matches = matches or [axis for axis in found if any(m.module == name for m in axis.producers)]
     if not matches:
         growable = ", ".join(axis.name for axis in found if axis.growable) or "none"
         raise InputError(f"no axis is called '{name}'; what can grow here: {growable}")
-    axis = matches[0]
-    if not axis.growable:
-        raise InputError(f"axis '{name}' can't grow: {axis.reason}")
-    return axis
+    growable_here = [axis for axis in matches if axis.growable]
+    if not growable_here:
+        raise InputError(f"axis '{name}' can't grow: {matches[0].reason}")
+    if len(growable_here) > 1:
+        raise InputError(f"'{name}' hands out several axes: choose one of {', '.join(a.name for a in growable_here)}")
+    return growable_here[0]

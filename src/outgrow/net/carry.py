@@ -1,5 +1,6 @@
 """Carry an optimizer's state and averaged weights through an edit."""
 
+from functools import reduce
 from typing import Any, ClassVar
 from weakref import WeakKeyDictionary
 
@@ -8,8 +9,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
-from outgrow.net.edits import Change, Edit
-from outgrow.net.surgery import replace_, settle_sizes_, tensors_of
+from outgrow.errors import InputError
+from outgrow.net.edits import Change, Edit, grid
+from outgrow.net.surgery import replace_, tensors_of
 
 
 def carry_optimizer_(optimizer: Optimizer, edit: Edit) -> None:
@@ -22,27 +24,15 @@ def carry_optimizer_(optimizer: Optimizer, edit: Edit) -> None:
     Args:
         optimizer: Changed in place; an `edit.undo()` restores it.
         edit: The edit that was applied to the model.
+
+    Raises:
+        InputError: The optimizer keeps state in another shape than its parameter's.
     """
     changes = {id(change.old): change for change in edit.changes if isinstance(change.old, nn.Parameter)}
     groups = [list(group["params"]) for group in optimizer.param_groups]
     replaced: list[tuple[Change, dict[str, Any] | None]] = []
-    for group in optimizer.param_groups:
-        for i, parameter in enumerate(group["params"]):
-            change = changes.get(id(parameter))
-            if change is None:
-                continue
-            group["params"][i] = change.new
-            state = optimizer.state.pop(parameter, None)
-            replaced.append((change, state))
-            if state is not None:
-                optimizer.state[change.new] = {
-                    key: change.carry(value) if isinstance(value, Tensor) and value.shape == parameter.shape else value
-                    for key, value in state.items()
-                }
     newborns = Newborns.of(optimizer)
     births = dict(newborns.births) if newborns is not None else {}
-    if newborns is not None:
-        newborns.carry([change for change, state in replaced if state], optimizer)
 
     def put_back() -> None:
         for group, parameters in zip(optimizer.param_groups, groups, strict=True):
@@ -55,6 +45,36 @@ def carry_optimizer_(optimizer: Optimizer, edit: Edit) -> None:
             newborns.births = births
 
     edit.on_undo(put_back)
+    for group in optimizer.param_groups:
+        for i, parameter in enumerate(group["params"]):
+            change = changes.get(id(parameter))
+            if change is None:
+                continue
+            group["params"][i] = change.new
+            state = optimizer.state.pop(parameter, None)
+            replaced.append((change, state))
+            if state is not None:
+                optimizer.state[change.new] = _carried(state, change, type(optimizer).__name__)
+    if newborns is not None:
+        newborns.carry([change for change, state in replaced if state], optimizer)
+
+
+def _carried(state: dict[str, Any], change: Change, optimizer: str) -> dict[str, Any]:
+    """The state of a grown parameter; counts are copied, so that the old ones stay as they are for an undo."""
+    carried = {}
+    for key, value in state.items():
+        if not isinstance(value, Tensor):
+            carried[key] = value
+        elif value.shape == change.old.shape:
+            carried[key] = change.carry(value)
+        elif value.numel() == 1:
+            carried[key] = value.clone()
+        else:
+            raise InputError(
+                f"{optimizer} keeps '{key}' in shape {list(value.shape)} for {change.name} {list(change.old.shape)}: "
+                f"expected state in the shape of the parameter, as SGD and Adam have it"
+            )
+    return carried
 
 
 class Newborns:
@@ -66,13 +86,14 @@ class Newborns:
         (1 - beta1^t) / (1 - beta1^s) * sqrt((1 - beta2^s) / (1 - beta2^t)).
 
     Attributes:
-        births: For each parameter with young slices, the step at which each entry was born [shape of the parameter].
+        births: For each parameter with young slices, the step at which each place along each of its dimensions was
+            born, [size] for each; an entry is as young as the youngest of its places.
     """
 
     _known: ClassVar["WeakKeyDictionary[Optimizer, Newborns]"] = WeakKeyDictionary()
 
     def __init__(self, optimizer: Optimizer) -> None:
-        self.births: dict[Tensor, Tensor] = {}
+        self.births: dict[Tensor, tuple[Tensor, ...]] = {}
         self._before: dict[Tensor, Tensor] = {}
         optimizer.register_step_pre_hook(self._remember)
         optimizer.register_step_post_hook(self._correct)
@@ -89,9 +110,12 @@ class Newborns:
     def carry(self, changes: list[Change], optimizer: Optimizer) -> None:
         """Note that the new entries of each change are born now."""
         for change in changes:
-            born = self.births.pop(change.old, torch.zeros((), dtype=torch.int32).expand(change.old.shape))
+            old = self.births.pop(change.old, tuple(torch.zeros(size, dtype=torch.long) for size in change.old.shape))
             now = int(optimizer.state[change.new].get("step", 0))
-            self.births[change.new] = change.carry(born.to(torch.int32).to(change.new.device), now)
+            born = tuple(torch.full((size,), now) for size in change.new.shape)
+            for dates, keep, before in zip(born, change.keep, old, strict=True):
+                dates[keep] = before
+            self.births[change.new] = born
 
     def _remember(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         self._before = {parameter: parameter.detach().clone() for parameter in self.births}
@@ -105,19 +129,24 @@ class Newborns:
                     continue
                 step = int(optimizer.state[parameter]["step"])
                 births = self.births[parameter]
-                scale = _correction(births, step, float(beta1), float(beta2)).to(parameter)
-                parameter.copy_(torch.lerp(self._before[parameter], parameter, scale))
-                if (1 - float(beta2) ** (step - int(births.max()))) > 0.999:  # grown up: the factor is 1 within 0.05 %
+                scale = _correction(births, step, float(beta1), float(beta2), parameter)
+                start = self._before[parameter]
+                if group.get("decoupled_weight_decay", isinstance(optimizer, torch.optim.AdamW)):
+                    start = start * (1 - float(group["lr"]) * group["weight_decay"])  # decay has no moments to correct
+                parameter.copy_(torch.lerp(start, parameter, scale))
+                youngest = max(int(dates.max()) for dates in births)
+                if 1 - float(beta2) ** (step - youngest) > 0.999:  # grown up: the factor is 1 within 0.05 %
                     del self.births[parameter]
         self._before = {}
 
 
-def _correction(births: Tensor, step: int, beta1: float, beta2: float) -> Tensor:
-    """The factor of each entry's update: 1 for those born at step 0."""
-    dates, which = births.unique(return_inverse=True)
+def _correction(births: tuple[Tensor, ...], step: int, beta1: float, beta2: float, like: Tensor) -> Tensor:
+    """The factor of each entry's update [shape of the parameter]: 1 for those born at step 0."""
+    dates = torch.cat(births).unique()
     ages = (step - dates).double()
     factors = (1 - beta1**step) / (1 - beta1**ages) * ((1 - beta2**ages) / (1 - beta2**step)).sqrt()
-    return torch.where(dates == 0, torch.ones_like(factors), factors)[which]
+    factors = torch.where(dates == 0, torch.ones_like(factors), factors).to(like)
+    return factors[reduce(torch.maximum, grid([torch.searchsorted(dates, born).to(like.device) for born in births]))]
 
 
 @torch.no_grad()
@@ -144,8 +173,7 @@ def adopt_shapes_(model: nn.Module, tensors: dict[str, Tensor]) -> None:
         KeyError: The names don't agree, so that the network grew from another seed.
     """
     present = tensors_of(model)
-    if missing := set(present) ^ set(tensors):
+    if missing := set(model.state_dict()) ^ set(tensors):
         raise KeyError(f"these tensors are in the seed or in the file only: {', '.join(sorted(missing)[:4])}")
-    replace_(model, {name: tensors[name].to(present[name].device) for name in present})
-    for module in model.modules():
-        settle_sizes_(module)
+    saved = {name: old for name, old in present.items() if name in tensors}  # buffers that are not saved stay
+    replace_(model, {name: tensors[name].detach().to(old.device, copy=True) for name, old in saved.items()})

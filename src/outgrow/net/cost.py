@@ -81,14 +81,15 @@ def flops_by_weight(model: nn.Module, example: Example) -> dict[str, int]:
     ghost = copy.deepcopy(model, memo).eval()
     inputs = pytree.tree_map(lambda leaf: leaf.to("meta") if isinstance(leaf, Tensor) else leaf, example)
     counter = FlopCounterMode(display=False)
-    with torch.no_grad(), counter:
+    with torch.no_grad(), torch.device("meta"), counter:
         call(ghost, inputs)
     by_module = {name.partition(".")[2]: sum(ops.values()) for name, ops in counter.get_flop_counts().items()}
-    layers = {
-        f"{path}.weight".lstrip("."): int(by_module.get(path, 0))
-        for path, module in ghost.named_modules()
-        if isinstance(module, (nn.Linear, nn.modules.conv._ConvNd))
-    }
+    names = {id(parameter): name for name, parameter in ghost.named_parameters()}
+    layers: dict[str, int] = {}
+    for path, module in ghost.named_modules(remove_duplicate=False):  # a shared layer is counted at one of its paths
+        if isinstance(module, (nn.Linear, nn.modules.conv._ConvNd)):
+            name = names.get(id(module.weight), f"{path}.weight")
+            layers[name] = layers.get(name, 0) + int(by_module.get(path, 0))
     return {**layers, "": int(counter.get_total_flops()) - sum(layers.values())}
 
 

@@ -50,7 +50,7 @@ class Change:
         """Bring a tensor of the old shape (a moment, an average) to the new one; new entries are `fill`."""
         grown = torch.empty(self.new.shape, dtype=tensor.dtype, device=tensor.device)
         grown.copy_(fill if isinstance(fill, Tensor) else torch.full_like(grown, fill))
-        grown[_grid(self.keep)] = tensor
+        grown[grid(self.keep)] = tensor
         return grown
 
 
@@ -200,9 +200,12 @@ def _grow(old: Tensor, plan: _Plan, name: str, owner: nn.Module, generator: torc
             given = (insertion.widening.rows if role == "out" else insertion.widening.channels).get(name)
             if given is None:
                 given = fresh_entries(owner, name, old, shape, role, generator)
-            grown[_grid(where)] = given.to(grown).reshape(shape)
-    grown[_grid(plan.keep)] = old
+            grown[grid(where)] = given.to(grown).reshape(shape)
+    grown[grid(plan.keep)] = old
     return grown
+
+
+_LAYERS = (nn.Linear, nn.modules.conv._ConvNd)
 
 
 def fresh_entries(
@@ -219,17 +222,20 @@ def fresh_entries(
         generator: Random source; torch's global one by default.
 
     Returns:
-        Uniform in +-1/sqrt(fan-in) for rows of weights and for biases of layers; gain 1, shift 0, mean 0 and variance
-        1 for norms; the mean of the present entries for anything else.
+        Uniform in +-1/sqrt(fan-in) for rows and filters of weights and for biases of layers; gain 1, shift 0, mean 0
+        and variance 1 for norms; the mean of the present entries for anything else.
     """
     kind = name.rpartition(".")[2]
-    weight = getattr(owner, "weight", None)
     if isinstance(owner, nn.modules.batchnorm._NormBase):
         return torch.full(list(shape), 1.0 if kind in ("weight", "running_var") else 0.0)
     if role == "out" and isinstance(owner, nn.Embedding):
-        return torch.randn(list(shape), generator=generator) * old.float().std().cpu()
-    if role == "out" or (kind == "bias" and isinstance(weight, Tensor) and weight.ndim > 1):
-        fan_in = math.prod((old if role == "out" else weight).shape[1:])  # type: ignore[union-attr]  # a Tensor here
+        rows = torch.randn(list(shape), generator=generator) * old.float().std().cpu()
+        if owner.padding_idx is not None:
+            rows[owner.padding_idx] = 0.0
+        return rows
+    weight = getattr(owner, "weight", None) if kind == "bias" else old
+    if isinstance(weight, Tensor) and weight.ndim > 1 and (role == "out" or isinstance(owner, _LAYERS)):
+        fan_in = math.prod(weight.shape[1:])
         return (torch.rand(list(shape), generator=generator) * 2 - 1) / math.sqrt(max(fan_in, 1))
     return old.float().mean().cpu().expand(list(shape))
 
@@ -248,6 +254,6 @@ def _regrown(axis: Axis, plans: Mapping[str, _Plan]) -> Axis:
     return replace(axis, members=tuple(members), size=len(members[0].index))
 
 
-def _grid(indices: Sequence[Tensor]) -> tuple[Tensor, ...]:
+def grid(indices: Sequence[Tensor]) -> tuple[Tensor, ...]:
     """Indices that pick the outer product of one list of positions for each dimension."""
     return tuple(index.view([-1 if i == dim else 1 for i in range(len(indices))]) for dim, index in enumerate(indices))

@@ -62,6 +62,12 @@ class Numbers:
             number = parent[number]
         return number
 
+    def roots(self, numbers: Tensor) -> Tensor:
+        """Return the representative of each number, in the same shape."""
+        (small,) = compact(numbers)
+        present, which = small.unique(return_inverse=True)
+        return torch.tensor([self.root(number) for number in present.tolist()])[which].expand(numbers.shape)
+
     def join(self, left: Tensor, right: Tensor, reason: str) -> None:
         """Join two tensors of equal shape, place by place; a number that meets none is pinned for `reason`."""
         left, right = compact(left, right)

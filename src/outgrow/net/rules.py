@@ -1,8 +1,10 @@
 """What each operation does to channel numbers: one table from op to rule.
 
 move    moves data: executed on the numbers as it would be on the values
-pass    works on each value alone: the numbers pass on
-join    combines values place by place: what meets must grow together
+part    cuts in equal parts, which must stay equal: joins them
+turn    changes the order along a dimension: fine over positions, pins over channels
+join    works place by place, on one value or several: what meets must grow together
+gate    joins the two halves of one dimension
 mix     contracts channels (linear, convolution): joins what it contracts, hands out its weight's numbers
 norm    has a parameter for each channel: joins them
 pool    combines positions, which all carry the same numbers
@@ -12,14 +14,14 @@ pin     depends on how many channels there are: its channels can't grow
 An op that is not in the table pins whatever enters it, and says so.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from outgrow.net.numbers import Numbers, Stored, along, steady
+from outgrow.net.numbers import Numbers, Stored, along, compact, steady
 
 Bound = dict[str, Any]
 Shape = tuple[int, ...]
@@ -65,9 +67,21 @@ def move(site: Site, bound: Bound, shape: Shape) -> Any:
     return site.target(**bound)
 
 
-def pass_on(site: Site, bound: Bound, shape: Shape) -> Any:
-    """Hand the numbers of the first operand on."""
-    return plain(site, next(iter(bound.values())))
+def part(site: Site, bound: Bound, shape: Shape) -> Any:
+    """Cut a dimension: parts of equal size must stay equal, or the cuts would fall elsewhere."""
+    parts = move(site, bound, shape)
+    if len({piece.shape for piece in parts}) == 1:
+        for piece in parts[1:]:
+            site.numbers.join(parts[0], piece, f"{site.op} puts it beside an input or a constant")
+    return parts
+
+
+def turn(site: Site, bound: Bound, shape: Shape) -> Any:
+    """Flip or roll: a new last channel would not stay the last."""
+    x = plain(site, bound["self"])
+    if crosses_channels(x, bound.get("dims") or range(x.ndim)):
+        return blank(site, bound, shape, "it changes the order of channels")
+    return move(site, bound, shape)
 
 
 def join(site: Site, bound: Bound, shape: Shape) -> Tensor:
@@ -82,9 +96,9 @@ def join(site: Site, bound: Bound, shape: Shape) -> Tensor:
             site.numbers.pin(result, f"{site.op} stretches its single channel over several")
             result = operand
         else:
-            left, right = result.expand(wide), operand.expand(wide)
+            left, right = compact(result.expand(wide), operand.expand(wide))
             site.numbers.join(left, right, f"{site.op} with an input or a constant of as many channels")
-            result = left if bool(left.all()) else right if bool(right.all()) else torch.where(left != 0, left, right)
+            result = site.numbers.roots(torch.where(left != 0, left, right))
         result = result.expand(wide)
     return result.expand(shape)
 
@@ -95,6 +109,12 @@ def stretched(small: Tensor, large: Tensor) -> bool:
         return large.numel() > 1 or not bool(small.any())
     sizes = (1,) * (large.ndim - small.ndim) + tuple(small.shape[-large.ndim :])
     return any(size == 1 and not steady(large, dim) for dim, size in enumerate(sizes))
+
+
+def gate(site: Site, bound: Bound, shape: Shape) -> Tensor:
+    """Gated linear unit: the first half of a dimension times the sigmoid of the second."""
+    values, gates = plain(site, bound["self"]).chunk(2, bound.get("dim", -1))
+    return join(site, {"values": values, "gates": gates}, shape)
 
 
 def linear(site: Site, bound: Bound, shape: Shape) -> Tensor | None:
@@ -114,7 +134,8 @@ def convolution(site: Site, bound: Bound, shape: Shape) -> Tensor | None:
     x, weight, bias, groups = plain(site, bound["input"]), bound["weight"], bound.get("bias"), bound.get("groups", 1)
     if not isinstance(weight, Stored):
         return blank(site, bound, shape, "its weight is computed")
-    channels = along(x, 1 if x.ndim == len(shape) == len(weight.runs) else 0)
+    dim = x.ndim - len(weight.runs) + 1  # 1, or 0 without a dimension of examples
+    channels = along(x, dim)
     if channels is None:
         return blank(site, bound, shape, "its channels differ between positions")
     if groups == 1:
@@ -127,12 +148,12 @@ def convolution(site: Site, bound: Bound, shape: Shape) -> Tensor | None:
                 site.role(tensor, 0, "channel")
     else:
         return blank(site, bound, shape, f"it has {groups} groups")
-    return weight.runs[0].view([-1 if dim == 1 else 1 for dim in range(len(shape))]).expand(shape)
+    return weight.runs[0].view([-1 if d == dim else 1 for d in range(len(shape))]).expand(shape)
 
 
 def mix(site: Site, channels: Tensor, weight: Stored, bias: Any) -> None:
     """Join what a weight contracts, and its bias with its rows."""
-    site.numbers.join(channels, weight.runs[1], "it reads the input")
+    site.numbers.join(channels, weight.runs[1], "it reads the input or a value that can't grow")
     site.role(weight, 0, "out")
     site.role(weight, 1, "in")
     if isinstance(bias, Stored):
@@ -173,15 +194,18 @@ def embedding(site: Site, bound: Bound, shape: Shape) -> Tensor:
     return weight.runs[1].expand(shape)
 
 
-def pool(site: Site, bound: Bound, shape: Shape) -> Any:
-    """Combine positions behind the first two dimensions; each channel keeps its number."""
+def pool(site: Site, bound: Bound, shape: Shape) -> Tensor | list[Tensor]:
+    """Combine positions behind the first two dimensions; each channel keeps its number. Some hand out places, too."""
     x = plain(site, next(iter(bound.values())))
     trailing = range(2, x.ndim)
     if not all(steady(x, dim) for dim in trailing):
         return blank(site, bound, shape, "its channels differ between positions")
+    if x.shape[:2] != shape[:2]:
+        return blank(site, bound, shape, "it changes the number of channels")
     for dim in trailing:
         x = x.narrow(dim, 0, 1)
-    return x.expand(shape)
+    results = len(site.target._schema.returns)
+    return x.expand(shape) if results == 1 else [x.expand(shape), *[torch.zeros_like(x).expand(shape)] * (results - 1)]
 
 
 def reduce(site: Site, bound: Bound, shape: Shape) -> Tensor | None:
@@ -190,17 +214,23 @@ def reduce(site: Site, bound: Bound, shape: Shape) -> Tensor | None:
     dims = bound.get("dim")
     dims = list(range(x.ndim)) if dims is None or dims == [] else [dims] if isinstance(dims, int) else list(dims)
     dims = [dim % x.ndim for dim in dims]
-    if not all(steady(x, dim) for dim in dims):
+    if crosses_channels(x, dims):
         return blank(site, bound, shape, "it sums over channels")
     for dim in sorted(dims, reverse=True):
         x = x.select(dim, 0)
     return x.reshape(shape) if x.numel() else torch.zeros(shape, dtype=torch.long)
 
 
+def crosses_channels(x: Tensor, dims: Sequence[int]) -> bool:
+    """Whether channels lie along one of these dimensions; a single channel may lie along any dimension of size 1."""
+    single = bool(x.any()) and all(steady(x, dim) for dim in range(x.ndim))
+    return any(not steady(x, dim) or (single and x.shape[dim] == 1) for dim in dims)
+
+
 def softmax(site: Site, bound: Bound, shape: Shape) -> Tensor | None:
     """Softmax: fine over positions, pins over channels."""
     x = plain(site, next(iter(bound.values())))
-    if not steady(x, bound["dim"]):
+    if crosses_channels(x, [bound["dim"] % x.ndim]):
         return blank(site, bound, shape, "it normalises over channels")
     return x
 
@@ -221,20 +251,25 @@ def blank(site: Site, bound: Bound, shape: Shape, why: str) -> Tensor:
 
 
 _KINDS: dict[Rule, str] = {
-    move: """reshape _unsafe_view view transpose permute t flatten unflatten squeeze unsqueeze slice select cat chunk
-        split split_with_sizes unbind stack contiguous clone expand repeat_interleave detach detach_ alias movedim
-        narrow flip roll pixel_shuffle pixel_unshuffle channel_shuffle numpy_T mT swapaxes""",
-    pass_on: """relu gelu silu sigmoid tanh dropout hardtanh leaky_relu elu celu selu softplus softsign hardswish relu6
-        hardsigmoid mish neg exp log log1p expm1 sqrt rsqrt square abs pow clamp clamp_min clamp_max to _to_copy
-        feature_dropout alpha_dropout reciprocal erf sin cos logsigmoid threshold round floor""",
-    join: "add sub mul div maximum minimum where rsub lerp",
+    move: """reshape _unsafe_view view transpose permute t flatten unflatten squeeze unsqueeze slice select cat unbind
+        stack contiguous clone expand repeat repeat_interleave detach detach_ alias movedim narrow pixel_shuffle
+        pixel_unshuffle numpy_T mT swapaxes""",
+    part: "chunk split split_with_sizes",
+    turn: "flip roll",
+    join: """add sub mul div maximum minimum where rsub lerp relu gelu silu sigmoid tanh dropout hardtanh leaky_relu elu
+        celu selu softplus hardswish relu6 hardsigmoid mish neg exp log log1p expm1 sqrt rsqrt square abs pow clamp
+        clamp_min clamp_max to _to_copy feature_dropout alpha_dropout reciprocal erf sin cos log_sigmoid threshold round
+        floor""",
+    gate: "glu",
     linear: "linear",
     convolution: "conv1d conv2d conv3d",
     norm: "batch_norm",
     prelu: "prelu",
     embedding: "embedding",
-    pool: """max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d
-        adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d upsample_nearest2d upsample_bilinear2d""",
+    pool: """max_pool1d max_pool2d max_pool3d max_pool2d_with_indices avg_pool1d avg_pool2d avg_pool3d pad
+        adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d
+        upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_linear1d upsample_bilinear2d
+        upsample_bicubic2d upsample_trilinear3d""",
     reduce: "mean sum amax amin logsumexp",
     softmax: "softmax log_softmax _softmax _log_softmax",
     pin: "layer_norm rms_norm group_norm instance_norm",

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 
-import torch
 from torch import Tensor, nn
 
 
@@ -54,12 +53,14 @@ def _store(module: nn.Module, key: str, tensor: Tensor) -> None:
 def settle_sizes_(module: nn.Module) -> None:
     """Set the sizes that a layer keeps beside its weights to what the weights say."""
     weight = getattr(module, "weight", None)
-    if not isinstance(weight, torch.Tensor):
+    if isinstance(module, nn.modules.batchnorm._NormBase):
+        weight = weight if weight is not None else module.running_mean  # without gains, the statistics tell
+    if not isinstance(weight, Tensor):
         return
     if isinstance(module, nn.Linear):
         module.out_features, module.in_features = weight.shape
     elif isinstance(module, nn.modules.conv._ConvNd) and not module.transposed:
-        if module.groups == module.in_channels > 1 and weight.shape[1] == 1:
+        if module.groups == module.in_channels == module.out_channels > 1 and weight.shape[1] == 1:
             module.groups = weight.shape[0]  # depthwise: one group a channel
         module.out_channels, module.in_channels = weight.shape[0], weight.shape[1] * module.groups
     elif isinstance(module, nn.modules.batchnorm._NormBase):

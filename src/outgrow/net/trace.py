@@ -1,6 +1,11 @@
 """Run a model's exported graph on channel numbers, to find which channels must grow together."""
 
+import io
+import logging
 import operator
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,7 +14,7 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from outgrow.errors import InputError
-from outgrow.net.inputs import Example, call_arguments
+from outgrow.net.inputs import Example, call_arguments, modes_kept
 from outgrow.net.numbers import Numbers, Stored
 from outgrow.net.rules import RULES
 
@@ -46,16 +51,27 @@ def trace(model: nn.Module, example: Example) -> Trace:
         InputError: The model can't be exported with this example.
     """
     args, kwargs = call_arguments(example)
-    training = model.training
     try:
-        model.eval()
-        exported = torch.export.export(model, args, kwargs, strict=False)
+        with modes_kept(model), _quiet():
+            exported = torch.export.export(model.eval(), args, kwargs, strict=False)
     except Exception as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(f"torch.export can't read {type(model).__name__} with this example: {first}") from error
-    finally:
-        model.train(training)
     return _Walk(exported, model).result
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep torch from printing whole graphs and stack traces where it can't export; its exception says it all."""
+    level = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
+            # recurrent layers list their weights anew whenever they are called, also while they are exported
+            warnings.filterwarnings("ignore", message="The tensor attribute.* assigned during export")
+            yield
+    finally:
+        logging.disable(level)
 
 
 class _Walk:
@@ -73,26 +89,24 @@ class _Walk:
             self._step(node)
 
     def _step(self, node: fx.Node) -> None:
-        if node.op == "placeholder":
-            self._values[node] = self._placeholder(node)
+        if node.op in ("placeholder", "get_attr"):
+            self._values[node] = self._leaf(node)
         elif node.op == "call_function":
             self._node = node
             self._values[node] = self._call(node)
         elif node.op == "output":
             for leaf in pytree.tree_leaves(node.args):
                 value = self._values.get(leaf) if isinstance(leaf, fx.Node) else None
-                if isinstance(value, Tensor):
-                    self.numbers.pin(value, "it is an output of the network")
+                for numbers in _numbers_in(value):
+                    self.numbers.pin(numbers, "it is an output of the network")
 
-    def _placeholder(self, node: fx.Node) -> Stored | Tensor | None:
-        shape = getattr(node.meta.get("val"), "shape", None)
-        if shape is None:
-            return None
+    def _leaf(self, node: fx.Node) -> Stored | Tensor | None:
+        value = node.meta.get("val")
         name = self._names.get(node.name)
-        if name is None or not len(shape):
-            return torch.zeros((), dtype=torch.long).expand([int(size) for size in shape])
+        if name is None or not isinstance(value, Tensor) or not value.ndim:
+            return _blank(value)
         if name not in self.result.stored:
-            self.result.stored[name] = Stored(name, tuple(self.numbers.new(int(size)) for size in shape))
+            self.result.stored[name] = Stored(name, tuple(self.numbers.new(size) for size in _shape(value)))
         return self.result.stored[name]
 
     def _call(self, node: fx.Node) -> Any:
@@ -105,21 +119,18 @@ class _Walk:
         self.op = _op_name(node.target)
         bound = _bind(node.target, args, kwargs)
         value = node.meta.get("val")
-        shape = tuple(int(size) for size in value.shape) if isinstance(value, Tensor) else ()
-        rule = RULES.get(self.op)
-        if rule is not None:
+        shape = _shape(value[0] if isinstance(value, (list, tuple)) and value else value)
+        why = "outgrow has no rule for it yet"
+        if self.op in RULES:
             try:
-                return rule(self, bound, shape)
-            except (RuntimeError, TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
-                why = f"its rule failed: {error}"
-        else:
-            why = "outgrow has no rule for it yet"
+                result = RULES[self.op](self, bound, shape)
+                if not isinstance(result, Tensor) or result.shape == shape:
+                    return result
+                why = f"its rule gives {list(result.shape)} in place of {list(shape)}"
+            except Exception as error:  # whatever a rule did not foresee freezes what enters, and is never fatal
+                why = f"its rule failed: {str(error).partition(chr(10))[0]}"
         self.freeze(bound, why)
-        return (
-            pytree.tree_map(lambda leaf: torch.zeros(leaf.shape, dtype=torch.long), value)
-            if value is not None
-            else None
-        )
+        return pytree.tree_map(_blank, value)
 
     # what rules see of the walk
 
@@ -131,12 +142,28 @@ class _Walk:
         """Pin every number in `values`, naming this op and its module."""
         reason = f"{self.op}: {why}"
         found = False
-        for leaf in pytree.tree_leaves(values, is_leaf=lambda leaf: isinstance(leaf, Stored)):
-            for numbers in leaf.runs if isinstance(leaf, Stored) else [leaf] if isinstance(leaf, Tensor) else []:
-                found = found or bool(numbers.any())
-                self.numbers.pin(numbers, reason)
+        for numbers in _numbers_in(values):
+            found = found or bool(numbers.any())
+            self.numbers.pin(numbers, reason)
         if found:
             self.result.frozen.setdefault(f"{self.op} in {_module_of(self._node) or 'the model'}", why)
+
+
+def _shape(value: Any) -> tuple[int, ...]:
+    """The shape of an exported value; a size that only the data tells counts as 1."""
+    return tuple(size if isinstance(size, int) else 1 for size in getattr(value, "shape", ()))
+
+
+def _blank(value: Any) -> Tensor | None:
+    """No channels, in the shape of an exported value."""
+    return torch.zeros((), dtype=torch.long).expand(_shape(value)) if isinstance(value, Tensor) else None
+
+
+def _numbers_in(values: Any) -> Iterator[Tensor]:
+    """All channel numbers in nested values, those of stored tensors included."""
+    for leaf in pytree.tree_leaves(values, is_leaf=lambda leaf: isinstance(leaf, Stored)):
+        if isinstance(leaf, (Stored, Tensor)):
+            yield from leaf.runs if isinstance(leaf, Stored) else (leaf,)
 
 
 def _canonical_names(model: nn.Module) -> dict[str, str]:

@@ -41,12 +41,17 @@ def apply_(
 
     Raises:
         EditError: The function would have changed; everything is as before.
+        InputError: The optimizer's state can't be carried; everything is as before.
     """
     edit = verified(model, inputs, lambda: widen(model, found, widenings, generator))
-    if optimizer is not None:
-        carry_optimizer_(optimizer, edit)
-    for averaged in averages:
-        carry_average_(averaged, edit)
+    try:
+        if optimizer is not None:
+            carry_optimizer_(optimizer, edit)
+        for averaged in averages:
+            carry_average_(averaged, edit)
+    except Exception:
+        edit.undo()
+        raise
     return edit
 
 
@@ -77,7 +82,8 @@ def widen_(
         The edit: `moved` is the largest change of an output relative to its scale, `undo()` takes the edit back.
 
     Raises:
-        InputError: There is no such axis, it can't grow, or `units` is less than 1.
+        InputError: There is no such axis, it can't grow, `units` is less than 1, or the optimizer's state can't be
+            carried.
         EditError: The function would have changed; everything is as before.
 
     Examples:
