@@ -6,18 +6,20 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from outgrow.errors import InputError
 from outgrow.grow.curvature import Loss
 from outgrow.grow.event import Candidate
 from outgrow.grow.gain import Gain, mean_loss, realised
 from outgrow.grow.policy import Decision, Policy, Situation
 from outgrow.grow.proposals import propose
-from outgrow.grow.sample import Sample, examples_in
+from outgrow.grow.sample import Sample, chunk_of, examples_in
 from outgrow.grow.trial import Trial, tried
 from outgrow.net.axes import Axis
 from outgrow.net.cost import flops_after, flops_by_weight, parameters_after
 from outgrow.net.edits import Widening
 from outgrow.net.inputs import Example
 
+A_PASSES = 6  # in forward passes: statistics of norms, the moments' own, and two backward passes of two
 TRIAL_COST = 1.6  # forward FLOPs of a model with units on trial against those of the model as it is
 
 
@@ -78,6 +80,9 @@ def check(
 
     Returns:
         What was found and decided.
+
+    Raises:
+        InputError: The policy decided on units that were not on trial.
     """
     on_trial = tried(model, found, units)
     widenings = [propose(proposal, model, axis, units[axis.name], sample.a, loss, generator) for axis in on_trial]
@@ -85,51 +90,61 @@ def check(
     gain_now = trial.judged(trial.present_step(), sample.b).gain
     counts = flops_by_weight(model, example)
     base = sum(counts.values())
-    scored = {axis.name: trial.scored(axis.name, units[axis.name]) for axis in on_trial}
-    gains = {axis: trial.judged(tangent, sample.b) for axis, (_, _, tangent) in scored.items()}
-    candidates = tuple(
-        Candidate(
-            kind="widen",
-            where=axis.name,
-            units=units[axis.name],
-            params=parameters_after(model, found, {axis.name: units[axis.name]}) - now.params,
-            flops=flops_after(model, found, {axis.name: units[axis.name]}, counts) - base,
-            gain=gains[axis.name].gain,
-            se=gains[axis.name].se,
-            score=scored[axis.name][0],
-            bound=scored[axis.name][1],
+    candidates, judged = [], {}
+    for axis in on_trial:
+        added = {axis.name: units[axis.name]}
+        score, bound, tangent = trial.scored(axis.name, units[axis.name])
+        gain = trial.judged(tangent, sample.b)
+        judged[axis.name, units[axis.name]] = tangent, gain
+        candidates.append(
+            Candidate(
+                kind="widen",
+                where=axis.name,
+                units=units[axis.name],
+                params=parameters_after(model, found, added) - now.params,
+                flops=flops_after(model, found, added, counts) - base,
+                gain=gain.gain,
+                se=gain.se,
+                score=score,
+                bound=bound,
+            )
         )
-        for axis in on_trial
-    )
     decision = policy.decide(now, candidates, gain_now)
+    _demand_offered(decision, candidates, policy)
     loss_now = mean_loss(trial.model, sample.b, loss) if decision.units else 0.0
     chosen = []
-    for axis, count in decision.units.items():
-        tangent, gain = scored[axis][2], gains[axis]
-        if count != units[axis]:
-            _, _, tangent = trial.scored(axis, count)
-            gain = trial.judged(tangent, sample.b)
+    for name, count in decision.units.items():
+        if (name, count) not in judged:
+            tangent = trial.scored(name, count)[2]
+            judged[name, count] = tangent, trial.judged(tangent, sample.b)
+        tangent, gain = judged[name, count]
         drop = realised(trial.model, tangent, gain.step, sample.b, loss, loss_now)
-        chosen.append(Chosen(trial.widening(axis, count), gain, drop))
+        chosen.append(Chosen(trial.widening(name, count), gain, drop))
     forward = flops_after(model, found, {axis.name: units[axis.name] for axis in on_trial}, counts)
-    spent = _passes(forward, sample, 1 + len(on_trial) + len(chosen)) + trial.factor_flops
-    return Verdict(gain_now, candidates, decision, tuple(chosen), spent)
+    products = 2 * (1 + len(judged)) + (1 + len(chosen) if chosen else 0)
+    spent = forward * (A_PASSES * examples_in(sample.a) + products * examples_in(sample.b)) + trial.factor_flops
+    return Verdict(gain_now, tuple(candidates), decision, tuple(chosen), spent)
 
 
-def check_cost(forward: int, axes: int) -> float:
-    """Return the FLOPs of a check for each example of part A and B together, known before it starts.
+def _demand_offered(decision: Decision, candidates: Sequence[Candidate], policy: Policy) -> None:
+    offered = {c.where: c.units for c in candidates}
+    for axis, count in decision.units.items():
+        if not 1 <= count <= offered.get(axis, 0):
+            raise InputError(
+                f"policy {type(policy).__name__} decided on {count} units of '{axis}', expected 1 to "
+                f"{offered.get(axis, 0)} as were on trial"
+            )
+
+
+def affordable_examples(budget: float, forward: int, axes: int, start: float) -> int:
+    """Return the examples of each part for which a check keeps within a budget, known before it starts.
 
     Args:
+        budget: What the check may cost [flops].
         forward: Forward FLOPs of one example of the model as it is.
         axes: Axes on trial.
+        start: What starting one pass through the model costs, in the FLOPs that could be done meanwhile.
     """
-    return TRIAL_COST * forward * (6 + 3 * (1 + 2 * axes))
-
-
-def _passes(forward: int, sample: Sample, judgements: int) -> int:
-    """Return the FLOPs of the passes through the model.
-
-    Part A takes a forward pass for the statistics of norms, one for the moments, and two backward passes of two forward
-    passes each; a judgement on part B takes a forward-mode product, of two, and at most one forward pass more.
-    """
-    return forward * (6 * examples_in(sample.a) + 3 * judgements * examples_in(sample.b))
+    passes = A_PASSES + 2 * (1 + 2 * axes) + 1 + axes  # every axis judged twice, and its drop realised
+    each = TRIAL_COST * forward + start / chunk_of(forward)
+    return max(int((budget / passes - start) / each), 0)

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from outgrow.errors import InputError
+
 Loss = Callable[[Any, Any], Tensor]
 
 MAX_DENSE_OUTPUTS = 128
@@ -17,8 +19,9 @@ MAX_DENSE_OUTPUTS = 128
 
 def gradient(loss: Loss, z: Tensor, target: Any) -> Tensor:
     """Return n * dL/dz [examples, ...]."""
-    z = z.detach().requires_grad_()
-    (grad,) = torch.autograd.grad(loss(z, target), z)
+    with torch.enable_grad():
+        z = z.detach().requires_grad_()
+        (grad,) = torch.autograd.grad(_mean(loss, z, target), z)
     return grad * len(z)
 
 
@@ -26,7 +29,7 @@ def hessian_product(loss: Loss, z: Tensor, target: Any, direction: Tensor) -> Te
     """Return n * (d2L/dz2) direction [examples, ...]; the examples don't mix, since L is a mean over them."""
     with torch.enable_grad():
         z = z.detach().requires_grad_()
-        (grad,) = torch.autograd.grad(loss(z, target), z, create_graph=True)
+        (grad,) = torch.autograd.grad(_mean(loss, z, target), z, create_graph=True)
         if not grad.requires_grad:  # linear in z
             return torch.zeros_like(z)
         (product,) = torch.autograd.grad(grad, z, direction, allow_unused=True)
@@ -53,9 +56,32 @@ def fisher_noise(loss: Loss, z: Tensor, target: Any, generator: torch.Generator)
     if flat > MAX_DENSE_OUTPUTS:
         return gradient(loss, z, target)
     basis = torch.eye(flat, dtype=z.dtype, device=z.device)
-    columns = [hessian_product(loss, z, target, e.view(1, *z.shape[1:]).expand_as(z)).flatten(1) for e in basis]
-    hessian = torch.stack(columns, 2).double()
+    columns = [hessian_product(loss, z, target, e.view(1, *z.shape[1:]).expand_as(z)) for e in basis]
+    hessian = torch.stack([column.reshape(len(z), flat) for column in columns], 2).double()
+    hessian = hessian.nan_to_num(0.0, 0.0, 0.0)  # of a model that has diverged
     values, vectors = torch.linalg.eigh((hessian + hessian.mT) / 2)
     noise = torch.randn(len(z), flat, generator=generator, dtype=torch.float64).to(values.device)
     drawn = (vectors @ (values.clamp_min(0).sqrt() * noise).unsqueeze(2)).squeeze(2)
     return drawn.to(z.dtype).view_as(z)
+
+
+def output_of(result: Any) -> Tensor:
+    """Return what a model answered, if it is one tensor.
+
+    Raises:
+        InputError: It is something else.
+    """
+    if not isinstance(result, Tensor):
+        raise InputError(
+            f"expected the model to return one tensor, received {type(result).__name__}: wrap it in a module that "
+            "returns the tensor which the loss reads"
+        )
+    return result
+
+
+def _mean(loss: Loss, z: Tensor, target: Any) -> Tensor:
+    """The loss, if it is one number."""
+    value = loss(z, target)
+    if value.numel() != 1:
+        raise InputError(f"expected the loss to be a mean, one number, received shape {list(value.shape)}")
+    return value.squeeze()

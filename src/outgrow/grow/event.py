@@ -1,6 +1,6 @@
 """What a check saw and decided: data that the journal keeps and the report draws."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 
@@ -80,6 +80,7 @@ class Event:
         reason: Why it was decided so.
         seconds: Time of the check.
         flops: Floating-point operations of the check.
+        progress: Share of the run that was over, 0 to 1; None where that wasn't known.
         epoch: When, in epochs; set by a trainer.
         step: When, in optimizer steps; set by a trainer.
     """
@@ -93,8 +94,9 @@ class Event:
     reason: str
     seconds: float
     flops: int
-    epoch: float | None = field(default=None)
-    step: int | None = field(default=None)
+    progress: float | None = None
+    epoch: float | None = None
+    step: int | None = None
 
     def __str__(self) -> str:
         return "\n".join(map(str, self.growths)) if self.growths else f"no growth: {self.reason}"

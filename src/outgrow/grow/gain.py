@@ -11,13 +11,15 @@ selection bias and without any approximation of the curvature but Gauss-Newton's
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from outgrow.grow.curvature import Loss, gradient, hessian_product
+from outgrow.grow.curvature import Loss, gradient, hessian_product, output_of
 from outgrow.grow.sample import Batch, examples_in
 from outgrow.net.inputs import call_arguments
 
@@ -44,25 +46,27 @@ def judge(model: nn.Module, tangent: Tangent, batches: Sequence[Batch], loss: Lo
 
     Args:
         model: Run as it is.
-        tangent: The direction, by parameter name; parameters that are not named stay.
+        tangent: The direction, by parameter name; parameters that are not named stay. Without any it gains nothing.
         batches: Examples that had no part in choosing the direction.
         loss: Mean loss of an output and a target.
 
     Returns:
         Gain, its standard error and the step.
     """
+    if not tangent:
+        return Gain(0.0, 0.0, 0.0)
     weights = {name: model.get_parameter(name).detach() for name in tangent}
     directions = {name: value.to(weights[name]) for name, value in tangent.items()}
     slopes, curvatures = [], []
     for batch in batches:
         z, dz = _forward_product(model, weights, directions, batch)
-        slopes.append(-(gradient(loss, z, batch.target) * dz).flatten(1).sum(1).double())
-        curvatures.append((hessian_product(loss, z, batch.target, dz) * dz).flatten(1).sum(1).double())
+        slopes.append(-_by_example(gradient(loss, z, batch.target) * dz))
+        curvatures.append(_by_example(hessian_product(loss, z, batch.target, dz) * dz))
     return best_step(torch.cat(slopes), torch.cat(curvatures))
 
 
 def best_step(slopes: Tensor, curvatures: Tensor) -> Gain:
-    """Return the gain from the terms of each example [examples].
+    """Return the gain from the terms of each example [examples]; 0 where there is no curvature.
 
     The standard error is that of the ratio s^2 / 2c to first order: of the terms (s/c) s_i - (s^2/2c^2) c_i.
 
@@ -71,9 +75,11 @@ def best_step(slopes: Tensor, curvatures: Tensor) -> Gain:
         Gain(gain=0.25, se=0.0, step=0.5)
     """
     slope, curvature = float(slopes.mean()), float(curvatures.mean())
-    if not (slope > 0 and curvature > 0):
-        return Gain(0.0, 0.0 if slope == 0 else _error(slopes) * abs(slope) / max(curvature, 1e-30), 0.0)
+    if not (curvature > 0 and math.isfinite(slope)):
+        return Gain(0.0, 0.0, 0.0)
     step = slope / curvature
+    if step <= 0:
+        return Gain(0.0, _error(slopes) * abs(step), 0.0)
     return Gain(slope * step / 2, _error(step * slopes - step**2 / 2 * curvatures), step)
 
 
@@ -104,12 +110,27 @@ def _forward_product(model: nn.Module, weights: Tangent, directions: Tangent, ba
     args, kwargs = call_arguments(batch.inputs)
 
     def run(values: dict[str, Tensor]) -> Tensor:
-        z: Tensor = torch.func.functional_call(model, values, args, kwargs)
-        return z
+        return output_of(torch.func.functional_call(model, values, args, kwargs))
 
-    with torch.no_grad():
+    with torch.no_grad(), _plain_attention():
         z, dz = torch.func.jvp(run, (dict(weights),), (dict(directions),))[:2]
     return z.detach(), dz.detach()
+
+
+@contextmanager
+def _plain_attention() -> Iterator[None]:
+    """Compute attention from its definition: the fused kernels have no forward-mode product."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
+def _by_example(terms: Tensor) -> Tensor:
+    return terms.reshape(len(terms), -1).sum(1).double()
 
 
 def _error(terms: Tensor) -> float:

@@ -7,6 +7,8 @@ example's loss at the layer's output, F is approximated by A (x) S with
     A = E_examples sum_positions a a^T        [features, features]
     S = E_examples mean_positions u u^T       [outputs, outputs]
 
+The positions of a layer that is called several times are those of all its calls.
+
 (Martens and Grosse, arXiv 1503.05671; Grosse and Martens, arXiv 1602.01407). u is drawn with the Hessian of the loss as
 covariance, so F is the true Fisher; G is exact on the sample. All are float64 on the CPU or the model's own device.
 """
@@ -17,8 +19,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 
-from outgrow.grow.curvature import Loss, fisher_noise, gradient
+from outgrow.grow.curvature import Loss, fisher_noise, gradient, output_of
 from outgrow.grow.patches import is_mixer, position_count, read_rows, written_rows
 from outgrow.grow.sample import Batch, examples_in
 from outgrow.net.inputs import call
@@ -50,6 +53,22 @@ class Moments:
         return torch.cat([features, torch.tensor([len(self.A) - 1])]) if bias and self.bias else features
 
 
+@dataclass(frozen=True)
+class Call:
+    """One call of a layer.
+
+    Args:
+        read: What it read.
+        written: What it wrote.
+        edge: Where the gradient of what it wrote arrives, before anything changes that in place.
+    """
+
+    read: Tensor
+    written: Tensor
+    edge: GradientEdge
+
+
+@torch.enable_grad()
 def take_moments(
     model: nn.Module, layers: Sequence[str], batches: Sequence[Batch], loss: Loss, generator: torch.Generator
 ) -> dict[str, Moments]:
@@ -57,7 +76,8 @@ def take_moments(
 
     Args:
         model: Run as it is, in eval mode; its gradients are left alone.
-        layers: Paths of linear layers or convolutions.
+        layers: Paths of linear layers or convolutions; others, frozen ones and those whose weights are used without
+            calling them are left out.
         batches: The examples.
         loss: Mean loss of an output and a target.
         generator: Draws positions and Fisher noise.
@@ -65,24 +85,27 @@ def take_moments(
     Returns:
         The moments of each layer.
     """
-    modules = {path: model.get_submodule(path) for path in layers if is_mixer(model.get_submodule(path))}
+    named = {path: model.get_submodule(path) for path in layers}
+    modules = {path: module for path, module in named.items() if is_mixer(module) and _weights(module)[0].requires_grad}
     total = examples_in(batches)
     sums: dict[str, Moments] = {}
     for batch in batches:
         with recorded_calls(modules) as calls:
-            z = call(model, batch.inputs)
-        weights = [tensor for module in modules.values() for tensor in _weights(module)]
+            z = output_of(call(model, batch.inputs))
+        called = {path: module for path, module in modules.items() if calls[path]}
+        if not called:
+            continue
+        weights = [w for module in called.values() for w in _weights(module) if w.requires_grad]
         grads = torch.autograd.grad(
             z, weights, gradient(loss, z, batch.target) / total, retain_graph=True, allow_unused=True
         )
-        outputs = [y for path in modules for _, y in calls[path]]
-        noise = torch.autograd.grad(z, outputs, fisher_noise(loss, z, batch.target, generator), allow_unused=True)
+        edges = [one.edge for path in called for one in calls[path]]
+        noise = iter(torch.autograd.grad(z, edges, fisher_noise(loss, z, batch.target, generator), allow_unused=True))
         of_weight = dict(zip(map(id, weights), grads, strict=True))
-        of_output = dict(zip(map(id, outputs), noise, strict=True))
-        for path, module in modules.items():
+        for path, module in called.items():
             moments = sums.get(path) or _zeros(module)
-            _add(moments, module, [(x, y, of_output[id(y)]) for x, y in calls[path]], total, generator)
-            moments.G += _flat(module, [of_weight[id(w)] for w in _weights(module)])
+            _add(moments, module, [(one, next(noise)) for one in calls[path]], total, generator)
+            moments.G += _flat(module, [of_weight.get(id(w)) for w in _weights(module)])
             sums[path] = moments
     return sums
 
@@ -93,15 +116,16 @@ def factor_flops(moments: Mapping[str, Moments], examples: int) -> int:
 
 
 @contextmanager
-def recorded_calls(modules: dict[str, nn.Module]) -> Iterator[dict[str, list[tuple[Tensor, Tensor]]]]:
-    """Record input and output of every call of the modules."""
-    calls: dict[str, list[tuple[Tensor, Tensor]]] = {path: [] for path in modules}
+def recorded_calls(modules: dict[str, nn.Module]) -> Iterator[dict[str, list[Call]]]:
+    """Record every call of the modules."""
+    calls: dict[str, list[Call]] = {path: [] for path in modules}
 
     def recorder(path: str) -> torch.utils.hooks.RemovableHandle:
-        def record(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            calls[path].append((inputs[0].detach(), output))
+        def record(module: nn.Module, inputs: tuple[Tensor, ...], named: dict[str, Tensor], output: Tensor) -> None:
+            read = inputs[0] if inputs else named["input"]
+            calls[path].append(Call(read.detach(), output.detach(), get_gradient_edge(output)))
 
-        return modules[path].register_forward_hook(record)
+        return modules[path].register_forward_hook(record, with_kwargs=True)
 
     handles = [recorder(path) for path in modules]
     try:
@@ -140,16 +164,16 @@ def _flat(module: nn.Module, grads: Sequence[Tensor | None]) -> Tensor:
 def _add(
     moments: Moments,
     module: nn.Module,
-    calls: Sequence[tuple[Tensor, Tensor, Tensor | None]],
+    calls: Sequence[tuple[Call, Tensor | None]],
     total: int,
     generator: torch.Generator,
 ) -> None:
-    for x, y, u in calls:
-        count = position_count(module, y)
+    counts = [position_count(module, one.written) for one, _ in calls]
+    for (one, u), count in zip(calls, counts, strict=True):
         chosen = None
         if count > MAX_POSITIONS:
             chosen = torch.randperm(count, generator=generator)[:MAX_POSITIONS]
-        a = read_rows(module, x, chosen)
+        a = read_rows(module, one.read, chosen)
         if moments.bias:
             a = torch.cat([a, a.new_ones(*a.shape[:2], 1)], 2)
         rows = a.reshape(-1, a.shape[2])
@@ -157,4 +181,4 @@ def _add(
         if u is not None:
             written = written_rows(module, u, chosen)
             written = written.reshape(-1, written.shape[2])
-            moments.S += (written.mT @ written).double() / (a.shape[1] * total)
+            moments.S += (written.mT @ written).double() * (count / a.shape[1] / total / sum(counts))

@@ -38,8 +38,8 @@ class Decision:
 class Policy(Protocol):
     """When to look at candidates and which of them to add. Both methods are pure."""
 
-    def propose(self, now: Situation) -> Decision:
-        """Return how many units to put on trial on each axis; none means that it is not yet time."""
+    def propose(self, now: Situation) -> Decision | None:
+        """Return how many units to put on trial on each axis; None while it is not time for a check."""
 
     def decide(self, now: Situation, candidates: Sequence[Candidate], gain_now: float) -> Decision:
         """Return how many of the units on trial to add on each axis."""
@@ -76,16 +76,17 @@ class Proportional:
     strength: float = 0.25
     bounds: tuple[float, float] = (0.6, 1.5)
 
-    def propose(self, now: Situation) -> Decision:
+    def propose(self, now: Situation) -> Decision | None:
         """Return the units of the largest tilt on every axis, when an event is due."""
+        if now.progress is not None:
+            seen = [self._slot(event.progress) for event in now.history if event.progress is not None]
+            if self._slot(now.progress) <= max(seen, default=0):
+                return None
         if not now.sizes:
             return Decision({}, "no axis can grow")
-        if not self._due(now):
-            return Decision({}, "not yet due")
-        proportional = self._units(now, self._target(now), dict.fromkeys(now.sizes, 1.0))
-        if not proportional:
-            return Decision({}, f"one more unit on each axis would exceed {self._target(now):,} parameters")
-        return Decision({axis: math.ceil(self.bounds[1] * units) for axis, units in proportional.items()}, "due")
+        units = self._units(now, self._target(now), dict.fromkeys(now.sizes, 1.0))
+        most = {axis: math.ceil(self.bounds[1] * count) for axis, count in units.items()} or self._least(now)
+        return Decision(most, "due" if most else f"the budget of {self.max_params:,} parameters is spent")
 
     def decide(self, now: Situation, candidates: Sequence[Candidate], gain_now: float) -> Decision:
         """Return the tilted units, if the candidates pay for themselves."""
@@ -97,25 +98,31 @@ class Proportional:
                 f"{added:,} parameters would save {worth:.1e} nats, less than their price of {self.price * added:.1e}",
             )
         offered = {c.where: c.units for c in candidates}
-        units = self._units(now, self._target(now), self._tilts(candidates))
-        units = {axis: min(count, offered[axis]) for axis, count in units.items() if axis in offered}
+        units = self._units(now, self._target(now), self._tilts(candidates)) or offered
+        units = {axis: min(count, offered[axis]) for axis, count in units.items()}
         return Decision(units, f"{added:,} parameters would save {worth:.1e} nats")
 
-    def _due(self, now: Situation) -> bool:
-        if now.progress is None:
-            return True
-        done = max((e.event for e in now.history), default=0)
-        return done < self.events and now.progress >= self.share * (done + 1) / self.events
+    def _slot(self, progress: float) -> int:
+        """Return the number of the last event that is due at some progress, from 1; 0 before the first."""
+        return min(math.floor(progress * self.events / self.share + 1e-9), self.events)
 
     def _target(self, now: Situation) -> int:
         """Parameters to have after this event."""
-        done = len(now.history)
         if self.max_params is None or now.progress is None:
             target = int(now.params * self.factor)
         else:
-            left = max(self.events - done, 1)
-            target = int(now.params * (self.max_params / now.params) ** (1 / left))
+            left = self.events + 1 - self._slot(now.progress)
+            target = int(now.params * (self.max_params / now.params) ** (1 / left) + 1e-6)
         return target if self.max_params is None else min(target, self.max_params)
+
+    def _least(self, now: Situation) -> dict[str, int]:
+        """One unit on each axis, else on the cheapest one, if the budget has room for that."""
+        limit = math.inf if self.max_params is None else self.max_params
+        everywhere = dict.fromkeys(now.sizes, 1)
+        if now.params_after(everywhere) <= limit:
+            return everywhere
+        cheapest = min(now.sizes, key=lambda axis: now.params_after({axis: 1}))
+        return {cheapest: 1} if now.params_after({cheapest: 1}) <= limit else {}
 
     def _tilts(self, candidates: Sequence[Candidate]) -> dict[str, float]:
         """Return how each axis's growth is tilted.

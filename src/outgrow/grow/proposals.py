@@ -27,6 +27,7 @@ from outgrow.grow.score import solve
 from outgrow.net.axes import Axis, Member
 from outgrow.net.edits import Widening
 from outgrow.net.inputs import call
+from outgrow.net.preserve import frozen_state
 
 NAMES = ("random", "closed")
 
@@ -45,7 +46,8 @@ def propose(
     """Propose units on an axis.
 
     Args:
-        kind: `random`, or `closed` for the closed form; an axis that several layers hand out always gets random units.
+        kind: `random`, or `closed` for the closed form; an axis that several layers hand out, or where a layer is
+            frozen or not called, always gets random units.
         model: The model as it is; not changed.
         axis: The axis.
         units: How many.
@@ -70,19 +72,22 @@ def propose(
     if not all(isinstance(reader, (nn.Linear, type(producer))) for reader in readers):
         return Widening(axis, units)
     layers = [maker.module, *(m.module for m in axis.consumers)]
-    was_training = model.training
-    model.eval()
-    try:
+    with frozen_state(model):
+        model.eval()
         moments = take_moments(model, layers, batches, loss, generator)
+        if not all(layer in moments for layer in layers):
+            return Widening(axis, units)
         cross = torch.cat([_cross(model, maker, reader, moments, batches, loss) for reader in axis.consumers], 1)
-    finally:
-        model.train(was_training)
+    if not cross.isfinite().all():
+        return Widening(axis, units)
     inputs = cross.shape[0]
-    directions = closed_form(moments[maker.module].A[:inputs, :inputs], cross, (units + 1) // 2, INPUT_DAMPING)
+    count = min((units + 1) // 2, inputs)
+    directions = closed_form(moments[maker.module].A[:inputs, :inputs], cross, count, INPUT_DAMPING)
+    further = torch.randn(inputs, max(units - 2 * count, 0), generator=generator, dtype=torch.float64)
     weight = producer.weight
     assert isinstance(weight, Tensor)
     scale = weight.detach().flatten(1).norm(dim=1).mean()
-    rows = torch.cat([directions, -directions], 1).mT[:units]
+    rows = torch.cat([directions, -directions, further.to(directions)], 1).mT[:units]
     rows = F.normalize(rows, dim=1).to(weight) * scale
     return Widening(axis, units, {maker.tensor: rows.reshape(units, *weight.shape[1:])})
 
@@ -93,7 +98,7 @@ def closed_form(A: Tensor, cross: Tensor, count: int, damping: float) -> Tensor:
     Args:
         A: Second moment of the inputs [inputs, inputs].
         cross: Cross moment of inputs and whitened residuals [inputs, outputs].
-        count: How many; random directions stand in beyond the rank.
+        count: How many, at most the inputs; beyond the rank of the residuals they are any others.
         damping: Added to A's diagonal, as a share of its mean.
 
     Returns:
@@ -102,10 +107,10 @@ def closed_form(A: Tensor, cross: Tensor, count: int, damping: float) -> Tensor:
     mean = A.diagonal().mean()
     factor = torch.linalg.cholesky(A + damping * mean * torch.eye(len(A), dtype=A.dtype, device=A.device))
     left = torch.linalg.svd(torch.linalg.solve_triangular(factor, cross, upper=False), full_matrices=True)[0]
-    chosen = left[:, torch.arange(count) % left.shape[1]]
-    return torch.linalg.solve_triangular(factor.mT, chosen, upper=True)
+    return torch.linalg.solve_triangular(factor.mT, left[:, :count], upper=True)
 
 
+@torch.enable_grad()
 def _cross(
     model: nn.Module,
     maker: Member,
@@ -122,11 +127,11 @@ def _cross(
     for batch in batches:
         with recorded_calls(modules) as calls:
             z = call(model, batch.inputs)
-        (x, y), (read, written) = calls["maker"][0], calls["reader"][0]
-        (u,) = torch.autograd.grad(z, [written], gradient(loss, z, batch.target))
-        u = u - _explained(modules["reader"], read, explained, found.bias)
-        features = _feature_map(modules["maker"], x, y)
-        total = total + _weight_gradient(modules["reader"], read, features, u, reader.index.shape[1]).double()
+        made, read = calls["maker"][0], calls["reader"][0]
+        (u,) = torch.autograd.grad(z, [read.edge], gradient(loss, z, batch.target))
+        u = u - _explained(modules["reader"], read.read, explained, found.bias)
+        features = _feature_map(modules["maker"], made.read, made.written)
+        total = total + _weight_gradient(modules["reader"], read.read, features, u, reader.index.shape[1]).double()
     damped = found.S + 0.01 * found.S.diagonal().mean() * torch.eye(len(found.S), dtype=torch.float64).to(found.S)
     values, vectors = torch.linalg.eigh(damped)
     whiten = vectors @ (vectors / values.clamp_min(1e-30).sqrt()).mT

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+REGRESSION_DAMPING = 0.03  # at most, of the regression on the present features: more would give copies a score
+ROUNDING = 1e-12  # of A_perp, relative to A_pp
+
 
 @dataclass(frozen=True)
 class Increase:
@@ -41,7 +44,8 @@ def increase(A: Tensor, S: Tensor, G: Tensor, c: Tensor, p: Tensor, damping: flo
         G: Gradient of the mean loss [outputs, features].
         c: Indices of the present features.
         p: Indices of the new features.
-        damping: Added to each diagonal, as a share of its mean.
+        damping: Added to each diagonal, as a share of its mean: of A_pp's for A_perp, or what little a copy of the
+            present features keeps after the regression would be blown up.
 
     Returns:
         The score, the bound and the step.
@@ -49,15 +53,16 @@ def increase(A: Tensor, S: Tensor, G: Tensor, c: Tensor, p: Tensor, damping: flo
     Examples:
         >>> A = torch.eye(2, dtype=torch.float64)
         >>> found = increase(A, A[:1, :1], torch.tensor([[0.0, 0.5]]).double(), torch.tensor([0]), torch.tensor([1]))
-        >>> found.score, found.new
+        >>> round(found.score, 6), found.new
         (0.25, tensor([[-0.5000]], dtype=torch.float64))
     """
     Acc, App, Apc = A[c][:, c], A[p][:, p], A[p][:, c]
-    B = solve(Acc, Apc.mT, damping).mT
+    B = solve(Acc, Apc.mT, min(damping, REGRESSION_DAMPING)).mT
     perp = App - B @ Apc.mT - Apc @ B.mT + B @ Acc @ B.mT
+    ridge = max(damping, ROUNDING) * App.diagonal().mean() * torch.eye(len(App), dtype=A.dtype, device=A.device)
     C = G[:, p] - G[:, c] @ B.mT
     SC = solve(S, C, damping)
-    new = -solve(perp, SC.mT, damping).mT
+    new = -solve((perp + perp.mT) / 2 + ridge, SC.mT, 0.0).mT
     return Increase(
         score=float(-(C * new).sum()),
         bound=float((C * solve(App, SC.mT, damping).mT).sum()),
@@ -72,11 +77,16 @@ def natural_step(A: Tensor, S: Tensor, G: Tensor, damping: float) -> Tensor:
 
 
 def solve(matrix: Tensor, right: Tensor, damping: float) -> Tensor:
-    """Return (matrix + damping * mean diagonal * I)^-1 right, by Cholesky; more damping where rounding needs it."""
+    """Return (matrix + damping * mean diagonal * I)^-1 right, by Cholesky; more damping where rounding needs it.
+
+    A matrix of zeros, or one that isn't finite, gives zeros.
+    """
     size = len(matrix)
     if not size:
         return right
-    mean = matrix.diagonal().mean().clamp_min(torch.finfo(matrix.dtype).tiny)
+    mean = matrix.diagonal().mean()
+    if not (mean > 0 and mean.isfinite()):  # nothing is known of any direction: no step
+        return torch.zeros_like(right)
     eye = torch.eye(size, dtype=matrix.dtype, device=matrix.device)
     for share in (damping, max(damping, 1e-10), max(damping, 1e-6), max(damping, 1e-3)):
         factor, failed = torch.linalg.cholesky_ex(matrix + share * mean * eye)

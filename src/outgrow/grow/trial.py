@@ -53,7 +53,7 @@ class Trial:
         self._before = {axis.name: axis for axis in found}
         self._after = {axis.name: axis for axis in self._edit.axes}
         self._settle_statistics(batches)
-        layers = [m.module for axis in found for m in axis.consumers]
+        layers = [m.module for axis in found for m in axis.consumers if m.tensor == f"{m.module}.weight"]
         self.moments = take_moments(self.model, list(dict.fromkeys(layers)), batches, loss, generator)
         self.factor_flops = factor_flops(self.moments, examples_in(batches))
         self.model.requires_grad_(False)
@@ -61,18 +61,22 @@ class Trial:
     def scored(self, axis: str, units: int) -> tuple[float, float, Tangent]:
         """Return the score and its lower bound [nats], and the step, of the first `units` new units of an axis.
 
-        The sums run over the layers that read the axis, each under its own K-FAC factors.
+        The sums run over the layers that read the axis, each under its own K-FAC factors; layers without moments, whose
+        weights are used without calling them, count for nothing.
         """
         score, bound, tangent = 0.0, 0.0, dict[str, Tensor]()
         for member in self._after[axis].consumers:
-            moments = self.moments[member.module]
-            present = moments.features_of(self._kept(member), bias=True)
+            moments = self.moments.get(member.module)
+            if moments is None:
+                continue
+            rows, inputs = self._kept(member.module)
+            present = moments.features_of(inputs, bias=True)
             new = moments.features_of(self._new(axis, member, units).flatten())
-            found = increase(moments.A, moments.S, moments.G, present, new, self.damping)
+            found = increase(moments.A, moments.S[rows][:, rows], moments.G[rows], present, new, self.damping)
             score, bound = score + found.score, bound + found.bound
             step = torch.zeros_like(moments.G)
-            step[:, new] = found.new
-            step[:, present] = found.present
+            step[rows[:, None], new] = found.new
+            step[rows[:, None], present] = found.present
             tangent.update(self._tangent(member.module, step))
         return score, bound, tangent
 
@@ -84,9 +88,7 @@ class Trial:
         """Return the natural-gradient step of the weights that are there now, in every layer with moments."""
         tangent: dict[str, Tensor] = {}
         for path, moments in self.moments.items():
-            change = self._changes.get(f"{path}.weight")
-            rows = change.keep[0] if change else torch.arange(len(moments.S))
-            inputs = change.keep[1] if change else torch.arange((len(moments.A) - moments.bias) // moments.kernel)
+            rows, inputs = self._kept(path)
             features = moments.features_of(inputs, bias=True)
             A, S, G = moments.A[features][:, features], moments.S[rows][:, rows], moments.G[rows][:, features]
             step = torch.zeros_like(moments.G)
@@ -115,9 +117,13 @@ class Trial:
         start = self._before[axis].size
         return member.index[start : start + units]
 
-    def _kept(self, member: Member) -> Tensor:
-        """Where the input channels that the real model has now are."""
-        return self._changes[member.tensor].keep[member.dim]
+    def _kept(self, path: str) -> tuple[Tensor, Tensor]:
+        """Where the outputs and the input channels that the real model's layer has now are."""
+        change = self._changes.get(f"{path}.weight")
+        weight = self.model.get_submodule(path).weight
+        assert isinstance(weight, Tensor)
+        rows, inputs = change.keep[:2] if change else map(torch.arange, weight.shape[:2])
+        return rows, inputs
 
     def _tangent(self, path: str, step: Tensor) -> Tangent:
         """Split a step [outputs, features] into those of weight and bias."""
@@ -132,29 +138,39 @@ class Trial:
 
     @torch.no_grad()
     def _settle_statistics(self, batches: Sequence[Batch]) -> None:
-        """Give the new channels of every BatchNorm the statistics of one pass; the old ones keep theirs."""
+        """Give the new channels of every BatchNorm the mean and variance of what reaches it, in eval mode.
+
+        What new channels hand on is read through zero columns, so one pass does for all norms.
+        """
         norms = {
             path: module
             for path, module in self.model.named_modules()
-            if isinstance(module, nn.modules.batchnorm._BatchNorm)
-            and module.track_running_stats
-            and f"{path}.running_mean" in self._changes
+            if isinstance(module, nn.modules.batchnorm._BatchNorm) and f"{path}.running_mean" in self._changes
         }
         if not norms:
             return
-        momenta = {path: norm.momentum for path, norm in norms.items()}
-        for norm in norms.values():
-            norm.reset_running_stats()
-            norm.momentum = None  # a plain average over the batches
-            norm.train()
+        sums = {path: torch.zeros(3, norm.num_features, dtype=torch.float64) for path, norm in norms.items()}
+
+        def add(path: str, x: Tensor) -> None:
+            x = x.transpose(0, 1).flatten(1).double()
+            count = torch.full((len(x),), float(x.shape[1]), device=x.device)
+            sums[path] = sums[path].to(x.device) + torch.stack([count, x.sum(1), x.square().sum(1)])
+
+        handles = [
+            norm.register_forward_pre_hook(lambda _, inputs, path=path: add(path, inputs[0]))
+            for path, norm in norms.items()
+        ]
         for batch in batches:
             call(self.model, batch.inputs)
-        for path, norm in norms.items():
-            norm.eval()
-            norm.momentum = momenta[path]
-            for key in ("running_mean", "running_var"):
+        for handle in handles:
+            handle.remove()
+        for path, (count, total, squares) in sums.items():
+            mean = total / count
+            var = (squares - count * mean.square()).clamp_min(0) / (count - 1).clamp_min(1)
+            for key, value in (("running_mean", mean), ("running_var", var)):
                 change = self._changes[f"{path}.{key}"]
-                statistics = tensors_of(norm)[key]
+                statistics = change.new
+                statistics.copy_(value)
                 statistics[change.keep[0]] = change.old
 
 
@@ -165,6 +181,8 @@ def can_try(model: nn.Module, axis: Axis) -> str:
     for member in axis.consumers:
         if not is_mixer(model.get_submodule(member.module)) or not member.tensor.endswith("weight"):
             return f"{member.module}, which reads it, is no linear layer or ungrouped convolution"
+        if not model.get_parameter(member.tensor).requires_grad:
+            return f"{member.module}, which reads it, is frozen"
     return ""
 
 

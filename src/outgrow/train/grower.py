@@ -16,10 +16,10 @@ from outgrow.grow.curvature import Loss
 from outgrow.grow.event import Event, Growth
 from outgrow.grow.policy import Policy, Proportional, Situation
 from outgrow.grow.proposals import NAMES as PROPOSALS
-from outgrow.grow.sample import Batch, device_of, draw
+from outgrow.grow.sample import Batch, as_tensors, chunk_of, device_of, draw
 from outgrow.grow.trial import can_try
 from outgrow.net.axes import Axis, axes
-from outgrow.net.cost import parameters, parameters_after
+from outgrow.net.cost import flops, parameters, parameters_after
 from outgrow.net.edits import Edit
 from outgrow.net.inputs import Example
 from outgrow.net.widen import apply_
@@ -34,7 +34,7 @@ class Grower:
         loss: Mean loss of an output and a target, twice differentiable in the output.
         example: One input: a tensor, a tuple of positional or a dict of keyword arguments.
         max_params: Budget of parameters; None for none.
-        policy: When to look and what to add; `Proportional(max_params)` by default.
+        policy: When to look and what to add, in place of `Proportional(max_params)`.
         averages: Averaged weights of the model, which grow along.
         before_growth: Called when it is decided that the network grows, before it does: the moment to save a size.
         sample: Examples that propose units at a check; as many fresh ones judge them.
@@ -42,9 +42,14 @@ class Grower:
         damping: Share of the mean diagonal that is added to every K-FAC factor.
         seed: Seed of everything random in the checks.
 
+    Attributes:
+        axes: Every axis of the model as it is now.
+        history: Every check so far that looked at candidates.
+        flops: Forward FLOPs of one example of the model as it is now.
+
     Raises:
         InputError: The model can't be exported, or nothing of it can grow, or the budget is below its size, or the
-            optimizer has none of its parameters.
+            optimizer has none of its parameters, or both a budget and a policy are given.
 
     Examples:
         >>> torch.manual_seed(0) and None
@@ -82,8 +87,11 @@ class Grower:
         self.axes: list[Axis] = [
             replace(a, growable=not why, reason=why) for a in axes(model, example) for why in [can_try(model, a)]
         ]
+        self.flops = self._count_flops()
         self._generator = torch.Generator().manual_seed(seed)
         owned = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        if policy is not None and max_params is not None:
+            raise InputError("give either max_params or a policy, which has a budget of its own")
         if proposal not in PROPOSALS:
             raise InputError(f"unknown proposal '{proposal}': choose one of {', '.join(PROPOSALS)}")
         if not any(axis.growable for axis in self.axes):
@@ -98,6 +106,9 @@ class Grower:
         """Units of every axis that can grow, by name."""
         return {axis.name: axis.size for axis in self.axes if axis.growable}
 
+    def _count_flops(self) -> int:
+        return flops(self.model, self.example) // len(as_tensors(self.example)[0])
+
     def situation(self, progress: float | None = None) -> Situation:
         """Return what a policy sees now; `progress` is the share of the run that is over, 0 to 1."""
         return Situation(
@@ -105,7 +116,7 @@ class Grower:
             params=parameters(self.model),
             params_after=lambda units: parameters_after(self.model, self.axes, units),
             progress=progress,
-            history=self.history,
+            history=tuple(self.history),
         )
 
     def check(self, loader: Iterable[Any], progress: float | None = None) -> Event:
@@ -118,13 +129,22 @@ class Grower:
 
         Returns:
             What was seen and done. The model, its optimizer and averages have been edited in place.
+
+        Raises:
+            FloatingPointError: The model's weights are not finite.
         """
         started = time.perf_counter()
         now = self.situation(progress)
         proposed = self.policy.propose(now)
+        if proposed is None:
+            return Event(0, None, (), (), now.params, now.params, "not yet due", 0.0, 0, progress)
+        number = len(self.history) + 1
         if not proposed.units:
-            return Event(0, None, (), (), now.params, now.params, proposed.reason, 0.0, 0)
-        sample = draw(loader, self.sample, device_of(self.model))
+            self.history.append(Event(number, None, (), (), now.params, now.params, proposed.reason, 0.0, 0, progress))
+            return self.history[-1]
+        if not all(bool(parameter.isfinite().all()) for parameter in self.model.parameters()):
+            raise FloatingPointError("the model's weights are no longer finite: lower the learning rate")
+        sample = draw(loader, self.sample, device_of(self.model), chunk_of(self.flops))
         verdict = check(
             self.model,
             self.axes,
@@ -141,8 +161,9 @@ class Grower:
         if verdict.chosen and self.before_growth is not None:
             self.before_growth()
         growths = self._apply(verdict.chosen, sample.b[0])
+        self.flops = self._count_flops() if growths else self.flops
         event = Event(
-            event=len(self.history) + 1,
+            event=number,
             gain_now=verdict.gain_now,
             candidates=verdict.candidates,
             growths=growths,
@@ -151,28 +172,33 @@ class Grower:
             reason=verdict.decision.reason,
             seconds=time.perf_counter() - started,
             flops=verdict.flops,
+            progress=progress,
         )
         self.history.append(event)
         return event
 
     def _apply(self, chosen: Sequence[Chosen], batch: Batch) -> tuple[Growth, ...]:
-        """Apply growths in one edit; where that fails, one by one, and freeze the axes that can't."""
+        """Apply growths in one edit; where that fails, without those that fail alone, whose axes are frozen."""
         if not chosen:
             return ()
         try:
             return self._applied(chosen, self._edit(chosen, batch))
         except EditError as error:
-            if len(chosen) == 1:
-                name = chosen[0].widening.axis.name
-                self.axes = [
-                    replace(axis, growable=False, reason=str(error)) if axis.name == name else axis
-                    for axis in self.axes
-                ]
-                return ()
-        growths: tuple[Growth, ...] = ()
-        for one in chosen:
-            growths += self._apply([self._renewed(one)], batch)
-        return growths
+            failed = {one.widening.axis.name: why for one in chosen if (why := self._failure(one, batch))}
+            failed = failed or {chosen[-1].widening.axis.name: str(error)}  # each one alone would do, not all together
+        self.axes = [
+            replace(axis, growable=False, reason=failed[axis.name]) if axis.name in failed else axis
+            for axis in self.axes
+        ]
+        return self._apply([one for one in chosen if one.widening.axis.name not in failed], batch)
+
+    def _failure(self, one: Chosen, batch: Batch) -> str:
+        """Why a growth can't be applied by itself, or an empty string."""
+        try:
+            self._edit([one], batch).undo()
+        except EditError as error:
+            return str(error)
+        return ""
 
     def _edit(self, chosen: Sequence[Chosen], batch: Batch) -> Edit:
         return apply_(
@@ -184,11 +210,6 @@ class Grower:
             averages=self.averages,
             generator=self._generator,
         )
-
-    def _renewed(self, one: Chosen) -> Chosen:
-        """The growth on its axis as it is now; rows that were drawn for other shapes are drawn again."""
-        axis = next(axis for axis in self.axes if axis.name == one.widening.axis.name)
-        return replace(one, widening=replace(one.widening, axis=axis, rows={}))
 
     def _applied(self, chosen: Sequence[Chosen], edit: Edit) -> tuple[Growth, ...]:
         growths = []
