@@ -117,10 +117,10 @@ def test_every_event_has_its_numbers(make):
     _, page, _ = make(records)
     for event in of_kind(records, "event"):
         if not event["growths"]:
-            assert f"{event['event']} {event['epoch']:g} nothing grew: {event['reason']}" in page.text
+            assert f"{event['event']} {event['epoch']:.1f} nothing grew: {event['reason']}" in page.text
         for growth in event["growths"]:
             sizes = f"{growth['size_before']} → {growth['size_after']}"
-            row = f"{event['event']} {event['epoch']:g} grew {growth['where']} {sizes} "
+            row = f"{event['event']} {event['epoch']:.1f} grew {growth['where']} {sizes} "
             row += quantity.gain(growth["gain"], growth["se"], "±")
             row += f" {growth['realised']:.4f} 2e-07 +{growth['params']:,}"
             assert row in page.text

@@ -55,26 +55,25 @@ def grow(options: "Grow") -> int:
     folder = RunFolder(out)
     folder.claim(options.overwrite)
     folder.write_json("config.json", _config(options, dataset, network, recipe))
-    with Console(out) as console:
-        trainer = Trainer(
-            dataset,
-            network,
-            recipe,
-            folder,
-            max_params=budget,
-            seed=options.seed,
-            device=device,
-            on_record=console,
-            on_step=console.tick,
-        )
-        try:
-            family = trainer.run()
-        except DivergedError as error:
-            report = write_report(out)
-            kept = "the last good size is saved" if (out / "family.json").exists() else "no size was saved"
-            print(f"outgrow: {error}; {kept}; report: {report}", file=sys.stderr)
-            return 1
-        console.finish(family, write_report(out))
+    console = Console(out)
+    try:
+        with console:
+            family = Trainer(
+                dataset,
+                network,
+                recipe,
+                folder,
+                max_params=budget,
+                seed=options.seed,
+                device=device,
+                on_record=console,
+                on_step=console.tick,
+            ).run()
+    except DivergedError as error:
+        kept = "the last good size is saved" if folder.read_json("family.json")["sizes"] else "no size was saved"
+        print(f"outgrow: {error}; {kept}; report: {write_report(out)}", file=sys.stderr)
+        return 1
+    console.finish(family, write_report(out))
     return 0
 
 
@@ -119,13 +118,10 @@ def _device(name: str) -> str:
 def _seed_network(options: "Grow", dataset: data.Dataset) -> models.Seed:
     mean, std = dataset.input_statistics()
     name = options.model or ("convnet" if dataset.kind == "image" else "mlp")
-    if name == "mlp" and dataset.kind == "image":
-        pixels = math.prod(dataset.inputs[1:])
-        mean, std = mean.repeat_interleave(pixels), std.repeat_interleave(pixels)
     target = dataset.target_statistics() if dataset.task == "regression" else (torch.zeros(0), torch.zeros(0))
     return models.Seed(
         name,
-        dataset.inputs if name != "mlp" else (math.prod(dataset.inputs),),
+        dataset.inputs,
         dataset.outputs,
         widths=tuple(options.widths),
         input_mean=tuple(mean.tolist()),

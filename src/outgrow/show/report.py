@@ -150,7 +150,7 @@ def event_rows(events: list[Record]) -> list[dict[str, Any]]:
     """
     rows: list[dict[str, Any]] = []
     for event in events:
-        shared = {"event": event["event"], "epoch": f"{event['epoch']:g}", "reason": quantity.clean(event["reason"])}
+        shared = {"event": event["event"], "epoch": f"{event['epoch']:.1f}", "reason": quantity.clean(event["reason"])}
         rows += [
             shared
             | {

@@ -17,7 +17,7 @@ class Recipe:
         weight_decay: Decay of weights (not of biases and norms).
         warmup: Share of the run in which the rate rises from zero.
         share: Share of the run in which the network grows.
-        events: How many growth events in that time.
+        events: How many growth events in that time, if there are steps enough.
     """
 
     epochs: int

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from outgrow import __version__
 from outgrow.data import Batches, Dataset, Split
-from outgrow.grow.check import check_cost
+from outgrow.errors import InputError
+from outgrow.grow.check import affordable_examples
 from outgrow.grow.curvature import Loss
-from outgrow.grow.policy import Proportional
+from outgrow.grow.policy import Policy, Proportional
 from outgrow.models.seed import Seed
-from outgrow.net.cost import flops, parameters
+from outgrow.net.cost import parameters
 from outgrow.net.surgery import tensors_of
 from outgrow.train.average import SETTLE_BATCHES, averaged, restart_, settle_statistics_
 from outgrow.train.evaluate import METRICS, StandardizedMSE, evaluate
@@ -26,8 +27,11 @@ from outgrow.train.folder import RunFolder
 from outgrow.train.grower import Grower
 from outgrow.train.recipe import Recipe
 
-CHECK_SHARE = 0.08  # of the FLOPs of training between two events
-SAMPLE_BOUNDS = (128, 2048)  # examples of each part of a check
+CHECK_SHARE = 0.06  # of the cost of training between two events, for as many examples as that buys
+MOST_CHECK_SHARE = 0.12  # for the least examples; where even they cost more, there are fewer events
+SAMPLE_BOUNDS = (128, 16_384)  # examples of each part of a check
+START_FLOPS = 6e6  # what starting a module costs, in the FLOPs that the machine could do meanwhile: 0.1 ms on two cores
+STEPS_BETWEEN = 50  # at least, between two events: new units need some training before the next come
 CHUNK = 256  # examples at once where nothing is trained
 FINITE_EVERY = 16  # steps between two looks whether the loss is finite
 
@@ -49,8 +53,13 @@ class Trainer:
         max_params: Budget of parameters; None for none.
         seed: Seed of everything random: runs with the same seed repeat bit for bit on one machine's CPU.
         device: Where to train.
+        policy: When to look and what to add; `Proportional` over the recipe's events by default.
+        proposal: How units are proposed: `random` or `closed`.
         on_record: Called with every record of the journal.
         on_step: Called with the number of steps done.
+
+    Raises:
+        InputError: The budget is below the seed's size.
     """
 
     def __init__(
@@ -63,6 +72,8 @@ class Trainer:
         max_params: int | None = None,
         seed: int = 0,
         device: str = "cpu",
+        policy: Policy | None = None,
+        proposal: str = "random",
         on_record: Callable[[Record], None] = lambda record: None,
         on_step: Callable[[int], None] = lambda step: None,
     ) -> None:
@@ -85,6 +96,7 @@ class Trainer:
             drop_last=True,
             generator=torch.Generator().manual_seed(seed),
         )
+        self._steps = recipe.epochs * len(self._train)
         self._plain = self._batches(
             dataset.train, CHUNK, shuffle=True, generator=torch.Generator().manual_seed(seed + 1)
         )
@@ -93,18 +105,21 @@ class Trainer:
             self._optimizer,
             self._loss,
             network.example().to(device),
-            max_params=max_params,
-            policy=Proportional(max_params, events=recipe.events, share=recipe.share),
+            policy=policy or Proportional(max_params),
+            proposal=proposal,
             averages=[self._average],
             before_growth=self._save_size,
             seed=seed,
         )
+        if max_params is not None and max_params < parameters(self._model):
+            raise InputError(f"the budget of {max_params:,} parameters is below the seed's {parameters(self._model):,}")
+        self._events = self._fitting_events()
+        if policy is None:
+            self._grower.policy = Proportional(max_params, events=self._events, share=recipe.share)
         self._family = Family(folder, dataset.task)
         self._good: nn.Module | None = None  # averaged weights at the end of the last epoch with a finite loss
-        self._steps = recipe.epochs * len(self._train)
         self._step = 0
         self._started = time.perf_counter()
-        self._flops = flops(self._model, self._grower.example)  # forward, of one example
         self._spent = {"train_flops": 0, "check_seconds": 0.0, "check_flops": 0}
 
     def run(self) -> dict[str, Any]:
@@ -153,19 +168,27 @@ class Trainer:
             total += loss.detach()
             count += 1
             self._step += 1
-            self._spent["train_flops"] += 3 * self._flops * len(y)
+            self._spent["train_flops"] += 3 * self._grower.flops * len(y)
             self._on_step(self._step)
         self._demand_finite(total)
         return float(total) / count
 
     def _demand_finite(self, total: Tensor) -> None:
         if not bool(total.isfinite()):
-            raise DivergedError(f"the loss was no longer finite at step {self._step:,}: lower the learning rate")
+            raise self._diverged()
+
+    def _diverged(self) -> DivergedError:
+        return DivergedError(f"the loss was no longer finite at step {self._step:,}: lower the learning rate")
 
     def _check(self) -> None:
         """Let the network grow if it is time."""
-        self._grower.sample = self._sample_size()
-        event = self._grower.check(self._plain, self._step / self._steps)
+        low, high = SAMPLE_BOUNDS
+        affordable = self._affordable(self._events, CHECK_SHARE)
+        self._grower.sample = min(max(affordable, low), high)
+        try:
+            event = self._grower.check(self._plain, self._step / self._steps)
+        except FloatingPointError as error:
+            raise self._diverged() from error
         if not event.event:
             return
         self._spent["check_seconds"] += event.seconds
@@ -174,26 +197,36 @@ class Trainer:
         if event.growths:
             self._good = None  # it has other shapes, and is saved
             restart_(self._average)
-            self._flops = flops(self._model, self._grower.example)
         self._record({**event.to_json(), "epoch": self._step / len(self._train), "step": self._step})
 
-    def _sample_size(self) -> int:
-        """Examples of each part of a check, so that checks cost `CHECK_SHARE` of the FLOPs of training."""
-        interval = self._recipe.share * self._steps / self._recipe.events * self._recipe.batch_size
-        affordable = CHECK_SHARE * 3 * self._flops * interval / check_cost(self._flops, len(self._grower.sizes))
-        low, high = SAMPLE_BOUNDS
-        return int(min(max(affordable, low), high))
+    def _affordable(self, events: int, share: float) -> int:
+        """Return the examples of each part for which a check costs a share of the training between two events.
+
+        Costs are counted, not timed, so that seeded runs repeat: FLOPs, and what starting each module takes in their
+        place.
+        """
+        forward = self._grower.flops
+        start = START_FLOPS * sum(1 for module in self._model.modules() if next(module.children(), None) is None)
+        steps = self._recipe.share * self._steps / events
+        training = steps * 3 * (forward * self._recipe.batch_size + start)
+        return affordable_examples(share * training, forward, len(self._grower.sizes), start)
+
+    def _fitting_events(self) -> int:
+        """Return how many events the recipe asks for, or fewer where the run is too short for them."""
+        most = max(min(self._recipe.events, int(self._recipe.share * self._steps / STEPS_BETWEEN)), 1)
+        fitting = (n for n in range(most, 1, -1) if self._affordable(n, MOST_CHECK_SHARE) >= SAMPLE_BOUNDS[0])
+        return next(fitting, 1)
 
     def _save_size(self, model: nn.Module | None = None) -> None:
         """Save averaged weights with their own BatchNorm statistics, and how good they are."""
         model = self._average.module if model is None else model
         settle_statistics_(model, self._plain)
-        self._spent["train_flops"] += self._flops * min(len(self._data.train), SETTLE_BATCHES * CHUNK)
+        self._spent["train_flops"] += self._grower.flops * min(len(self._data.train), SETTLE_BATCHES * CHUNK)
         entry = self._family.add(
             tensors_of(model),
             {
                 "params": parameters(model),
-                "flops": self._flops,
+                "flops": self._grower.flops,
                 "axes": self._grower.sizes,
                 "validation": self._evaluate(model, self._data.validation),
                 "test": self._evaluate(model, self._data.test) if self._data.test is not None else None,
@@ -224,7 +257,7 @@ class Trainer:
             "metric": METRICS[data.task],
             "model": self._network.model,
             "params": parameters(self._model),
-            "flops": self._flops,
+            "flops": self._grower.flops,
             "axes": self._grower.sizes,
             "epochs": self._recipe.epochs,
             "steps": self._steps,

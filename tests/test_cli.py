@@ -1,0 +1,128 @@
+"""The command line as a user meets it: what it prints, what it leaves, and one clear line for bad input."""
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import outgrow
+from outgrow.cli import main
+from outgrow.commands import count
+from outgrow.errors import InputError
+
+README = Path(__file__).resolve().parents[1] / "README.md"
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_growing_digits_leaves_a_whole_run(here, capsys):
+    assert main(["grow", "digits", "--epochs", "3"]) == 0
+    printed = capsys.readouterr().out
+    run = here / "runs" / "digits"
+    family = json.loads((run / "family.json").read_text())
+    assert "\x1b" not in printed
+    assert len(re.findall(r"^epoch +\d+/3", printed, re.MULTILINE)) == 3
+    assert "runs/digits/report.html" in printed
+    for size in family["sizes"]:
+        assert f"{size['params']:,}" in printed
+        assert (run / size["file"]).exists()
+    assert {p.name for p in run.iterdir()} == {"config.json", "journal.jsonl", "family.json", "sizes", "report.html"}
+    assert sum(p.numel() for p in outgrow.load("runs/digits").parameters()) in [s["params"] for s in family["sizes"]]
+    assert main(["report", "runs/digits"]) == 0
+    assert capsys.readouterr().out.strip() == "runs/digits/report.html"
+
+
+def test_a_table_is_predicted_in_its_own_unit(here, capsys):
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(400, 2))
+    rows = [f"{a},{b},{1e5 + 3e4 * np.sin(2 * a) * b}" for a, b in x]
+    Path("houses.csv").write_text("\n".join(["rooms,age,price", *rows]))
+    assert main(["grow", "houses.csv", "--target", "price", "--epochs", "3", "--out", "runs/h"]) == 0
+    printed = capsys.readouterr().out
+    assert "RMSE" in printed
+    size = json.loads(Path("runs/h/family.json").read_text())["sizes"][-1]
+    assert 1e3 < size["test"]["rmse"] < 1e5
+    assert set(size["test"]) == {"loss", "rmse", "r2"}
+
+
+BAD = {
+    "a path that is not there": ["grow", "nothing/here"],
+    "an unknown model": ["grow", "digits", "--model", "vgg"],
+    "a budget below the seed": ["grow", "digits", "--max-params", "100"],
+    "a budget that is no number": ["grow", "digits", "--max-params", "many"],
+    "no epochs": ["grow", "digits", "--epochs", "0"],
+    "a negative rate": ["grow", "digits", "--rate", "-1"],
+    "widths of zero": ["grow", "digits", "--widths", "4", "0"],
+    "a device that is not there": ["grow", "digits", "--device", "tpu"],
+    "images for a table": ["grow", "table.csv", "--target", "y", "--model", "convnet"],
+    "a table without target": ["grow", "table.csv"],
+    "an occupied folder": ["grow", "digits", "--out", "taken"],
+    "a folder with another run": ["grow", "digits", "--out", "run"],
+    "a file for a folder": ["grow", "digits", "--out", "table.csv"],
+    "a report of nothing": ["report", "nothing"],
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_line_with_code_2_and_nothing_is_written(here, capsys, case):
+    Path("table.csv").write_text("a,y\n" + "\n".join(f"{i},{'no' if i % 3 else 'yes'}" for i in range(60)))
+    (here / "taken").mkdir()
+    (here / "taken" / "thesis.tex").write_text("mine")
+    (here / "run").mkdir()
+    (here / "run" / "journal.jsonl").write_text("")
+    before = sorted(str(p) for p in here.rglob("*"))
+    assert main(BAD[case]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert re.fullmatch(r"outgrow: [^\n]{10,400}\n", captured.err)
+    assert sorted(str(p) for p in here.rglob("*")) == before
+
+
+def test_overwriting_replaces_a_run_and_nothing_else(here):
+    (here / "run").mkdir()
+    (here / "run" / "journal.jsonl").write_text("old")
+    (here / "run" / "notes.txt").write_text("mine")
+    assert main(["grow", "digits", "--epochs", "1", "--out", "run", "--overwrite"]) == 0
+    assert (here / "run" / "notes.txt").read_text() == "mine"
+    assert "old" not in (here / "run" / "journal.jsonl").read_text()
+
+
+@pytest.mark.parametrize(("text", "value"), [("7", 7), ("50_000", 50_000), ("100k", 100_000), ("1.5M", 1_500_000)])
+def test_counts_are_understood(text, value):
+    assert count(text, "--max-params") == value
+
+
+@pytest.mark.parametrize("text", ["", "k", "-5", "0", "1.5", "5 x", "1e5k", "nan"])
+def test_counts_that_are_none_are_refused(text):
+    with pytest.raises(InputError, match=r"--max-params .*: expected a"):
+        count(text, "--max-params")
+
+
+def test_help_does_not_wait_for_torch():
+    code = """
+import sys, outgrow.cli
+try:
+    outgrow.cli.main(["grow", "--help"])
+except SystemExit:
+    print("torch" in sys.modules)
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines()[-1] == "False"
+
+
+def test_the_readme_names_commands_that_exist(capsys):
+    lines = [line.split("#")[0] for line in README.read_text().splitlines() if line.startswith("outgrow ")]
+    assert lines
+    for line in lines:
+        with pytest.raises(SystemExit, match="0"):
+            main([shlex.split(line)[1], "--help"])
+    capsys.readouterr()

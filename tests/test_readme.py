@@ -1,0 +1,39 @@
+"""What the README and the docs show runs as it stands."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def test_the_loop_of_the_readme_runs_and_prints_what_it_says(tmp_path):
+    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    loop = next(block for block in blocks if "grower.check" in block)
+    result = subprocess.run([sys.executable, "-c", loop], capture_output=True, text=True, check=True, cwd=tmp_path)
+    line = r"grew \S+ \d+ -> \d+: gain \d\.\d{4} \+- \d\.\d{4} nats, realised -?\d\.\d{4}, \+[\d,]+ parameters"
+    assert re.search(rf"^{line}$", result.stdout, re.MULTILINE)
+    assert re.search(rf"`{line}`", README)
+
+
+def test_ci_runs_the_second_command_word_for_word():
+    shown = README.split("<!-- second command -->")[1].split("```sh\n")[1].split("\n```")[0]
+    script = (ROOT / ".ci" / "run").read_text()
+    command = next(line for line in script.splitlines() if line.startswith("command="))
+    found = subprocess.run(
+        ["bash", "-c", f'{command}; printf %s "$command"'], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert found.stdout == shown
+    assert "pytest" in shown
+
+
+@pytest.mark.parametrize(
+    "page", ["README.md", *(str(p.relative_to(ROOT)) for p in sorted((ROOT / "docs").glob("*.md")))]
+)
+def test_links_lead_somewhere(page):
+    for link in re.findall(r"\]\(([^)]+)\)", (ROOT / page).read_text()):
+        assert link.startswith("https://") or (ROOT / page).parent.joinpath(link.partition("#")[0]).exists(), link

@@ -1,0 +1,192 @@
+"""A whole run: seeded, function kept, family whole, stopped cleanly by whatever goes wrong."""
+
+import errno
+import json
+import os
+
+import pytest
+import torch
+
+import outgrow
+from outgrow.data import Batches, Dataset, Split
+from outgrow.errors import InputError
+from outgrow.models import Seed
+from outgrow.net.cost import flops, parameters
+from outgrow.train.evaluate import StandardizedMSE, evaluate
+from outgrow.train.folder import RunFolder
+from outgrow.train.recipe import Recipe
+from outgrow.train.trainer import DivergedError, Trainer
+
+
+def rings(count: int, seed: int) -> Split:
+    """Points in the plane, labelled by which of three rings they lie in."""
+    x = torch.randn(count, 2, generator=torch.Generator().manual_seed(seed))
+    return Split(x, x.norm(dim=1).mul(1.4).long().clamp_max(2))
+
+
+def images(count: int, seed: int) -> Split:
+    """8x8 images of noise with a bright row or column, labelled by which."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randint(0, 90, (count, 1, 8, 8), generator=generator, dtype=torch.uint8)
+    y = torch.randint(0, 4, (count,), generator=generator)
+    for i, kind in enumerate(y.tolist()):
+        x[i, 0, 2 * kind if kind < 2 else slice(None), slice(None) if kind < 2 else 2 * kind - 3] += 120
+    return Split(x, y)
+
+
+def waves(count: int, seed: int) -> Split:
+    """A smooth function of two inputs, in a unit of its own."""
+    x = torch.randn(count, 2, generator=torch.Generator().manual_seed(seed))
+    return Split(x, 1000 + 50 * (2 * x[:, :1]).sin() * x[:, 1:])
+
+
+CASES = {
+    "rings": (rings, "classification", Seed("mlp", (2,), 3, widths=(2, 2))),
+    "images": (images, "classification", Seed("convnet", (1, 8, 8), 4, widths=(2, 2))),
+    "residual": (images, "classification", Seed("resnet", (1, 8, 8), 4, widths=(2, 3))),
+    "waves": (waves, "regression", Seed("mlp", (2,), 1, (2, 2), (), (), (1000.0,), (50.0,))),
+}
+
+
+def dataset(case: str) -> Dataset:
+    make, task, network = CASES[case]
+    classes = tuple("abcd"[: network.outputs]) if task == "classification" else ()
+    return Dataset(case, task, make(1280, 0), make(128, 1), make(256, 2), classes, False, {})
+
+
+def trainer(tmp_path, case="rings", *, seed=0, records=None, epochs=20, **options) -> Trainer:
+    folder = RunFolder(tmp_path)
+    folder.claim(overwrite=False)
+    network = CASES[case][2]
+    folder.write_json("config.json", {"seed_network": network.to_json()})
+    keep = (lambda record: None) if records is None else records.append
+    recipe = Recipe(epochs=epochs, batch_size=32, **options)
+    return Trainer(dataset(case), network, recipe, folder, seed=seed, max_params=600, on_record=keep)
+
+
+def untimed(value):
+    """A record without what differs between equal runs: times."""
+    if isinstance(value, dict):
+        return {k: untimed(v) for k, v in value.items() if not k.endswith("seconds")}
+    return [untimed(v) for v in value] if isinstance(value, (list, tuple)) else value
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_run_grows_within_its_budget_and_keeps_the_function_at_every_edit(tmp_path, case):
+    records = []
+    family = trainer(tmp_path, case, records=records).run()
+    growths = [growth for record in records for growth in record.get("growths", ())]
+    assert growths
+    assert all(growth["moved"] <= 1e-5 for growth in growths)
+    assert all(growth["size_after"] == growth["size_before"] + growth["units"] for growth in growths)
+    for event in (record for record in records if "event" in record):
+        assert event["params_after"] - event["params_before"] == sum(g["params"] for g in event["growths"])
+        assert event["params_after"] <= 600
+    counts = [size["params"] for size in family["sizes"]]
+    assert counts == sorted(set(counts))
+    assert len(counts) == 1 + sum(bool(record.get("growths")) for record in records)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_loading_each_size_gives_exactly_what_family_json_states(tmp_path, case):
+    trainer(tmp_path, case).run()
+    family = json.loads((tmp_path / "family.json").read_text())
+    data = dataset(case)
+    loss = torch.nn.functional.cross_entropy
+    if data.task == "regression":
+        loss = StandardizedMSE(data.target_statistics()[1])
+    for size in family["sizes"]:
+        torch.manual_seed(123)  # loading must not depend on the random state
+        net = outgrow.load(tmp_path, max_params=size["params"], max_flops=size["flops"])
+        if parameters(net) != size["params"]:
+            continue  # a smaller one is better on the validation part
+        assert flops(net, data.test.x[:1].float()) == size["flops"]
+        for split, stated in ((data.validation, size["validation"]), (data.test, size["test"])):
+            assert evaluate(net, Batches(split, 256), loss, data.task) == stated
+
+
+def test_runs_with_one_seed_are_equal_bit_for_bit_and_with_another_they_are_not(tmp_path):
+    journals = []
+    for name, seed in (("one", 3), ("same", 3), ("other", 4)):
+        records = []
+        trainer(tmp_path / name, "images", seed=seed, records=records, epochs=4).run()
+        journals.append([untimed(record) for record in records])
+        files = sorted((tmp_path / name / "sizes").iterdir())
+        journals[-1].append([file.read_bytes() for file in files])
+    assert journals[0] == journals[1]
+    assert journals[0][:-1] != journals[2][:-1]
+
+
+def test_the_journal_on_disk_is_what_was_shown(tmp_path):
+    records = []
+    trainer(tmp_path, records=records, epochs=3).run()
+    lines = [json.loads(line) for line in (tmp_path / "journal.jsonl").read_text().splitlines()]
+    assert lines == json.loads(json.dumps(records))
+    assert [lines[0]["record"], lines[-1]["record"], lines[-1]["reason"]] == ["start", "end", "finished"]
+
+
+def test_checks_and_statistics_are_counted_in_the_flops_spent(tmp_path):
+    records = []
+    family = trainer(tmp_path, records=records).run()
+    total = family["total"]
+    assert total["check_flops"] == sum(r["flops"] for r in records if "event" in r)
+    assert 0 < total["check_seconds"] < total["seconds"]
+    spent = [size["train_flops"] for size in family["sizes"]]
+    assert spent == sorted(spent)
+    assert total["train_flops"] == spent[-1]
+
+
+def test_a_loss_that_turns_nan_stops_the_run_with_the_last_good_size(tmp_path, monkeypatch):
+    run = trainer(tmp_path, "rings", epochs=6)
+    original, calls = Trainer._epoch, []
+
+    def poisoned(self):
+        calls.append(1)
+        if len(calls) == 3:
+            with torch.no_grad():
+                self._model[1].head.weight.fill_(float("nan"))
+        return original(self)
+
+    monkeypatch.setattr(Trainer, "_epoch", poisoned)
+    with pytest.raises(DivergedError, match="no longer finite at step"):
+        run.run()
+    family = json.loads((tmp_path / "family.json").read_text())
+    assert family["sizes"]
+    last = json.loads((tmp_path / "journal.jsonl").read_text().splitlines()[-1])
+    assert "no longer finite" in last["reason"]
+    for size in family["sizes"]:
+        net = outgrow.load(tmp_path, max_params=size["params"])
+        assert all(bool(tensor.isfinite().all()) for tensor in net.state_dict().values())
+
+
+def test_a_full_disk_while_saving_leaves_the_previous_sizes_whole(tmp_path, monkeypatch):
+    folder = RunFolder(tmp_path)
+    folder.claim(overwrite=False)
+    folder.write_tensors("sizes/1.safetensors", {"w": torch.arange(3)})
+
+    def full(handle):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(InputError, match="No space left on device; what was saved before is whole") as caught:
+        folder.write_tensors("sizes/1.safetensors", {"w": torch.zeros(3)})
+    assert "\n" not in str(caught.value)
+    assert [file.name for file in (tmp_path / "sizes").iterdir()] == ["1.safetensors"]
+    assert folder.read_tensors("sizes/1.safetensors")["w"].tolist() == [0, 1, 2]
+
+
+def test_a_budget_below_the_seed_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"budget of 5 parameters is below the seed's"):
+        Trainer(dataset("rings"), CASES["rings"][2], Recipe(1, 8), RunFolder(tmp_path), max_params=5)
+
+
+def test_the_rate_rises_stays_and_falls_to_zero():
+    recipe = Recipe(epochs=10, batch_size=8, rate=0.5)
+    rates = [recipe.rate_at(i / 1000) for i in range(1001)]
+    peak = rates.index(0.5)
+    growing = rates[peak : int(1000 * recipe.share)]
+    assert rates[0] == 0
+    assert rates[: peak + 1] == sorted(rates[: peak + 1])
+    assert set(growing) == {0.5}
+    assert rates[peak:] == sorted(rates[peak:], reverse=True)
+    assert rates[-1] == pytest.approx(0)
