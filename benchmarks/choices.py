@@ -9,6 +9,7 @@ import argparse
 import json
 import statistics
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 from grow import commit, hardware
@@ -22,7 +23,7 @@ from outgrow.train.trainer import Trainer
 
 HERE = Path(__file__).resolve().parent
 BUDGET = 20_000
-RECIPE = Recipe(epochs=12, batch_size=128, share=0.4)
+RECIPE = Recipe(epochs=12, batch_size=128)
 
 CHOICES: dict[str, dict] = {
     "default": {},
@@ -31,8 +32,8 @@ CHOICES: dict[str, dict] = {
     "tilt 1, unbounded": {"strength": 1.0, "bounds": (0.1, 4.0)},
     "closed-form units": {"proposal": "closed"},
     "4 events": {"events": 4},
-    "growth until 60 %": {"share": 0.6},
-    "wide from the start": {"widths": (23, 23, 23)},
+    "growth until 40 %": {"share": 0.4},
+    "wide from the start, 23-23-23": {"widths": (23, 23, 23), "max_params": 1},
 }
 
 
@@ -45,6 +46,7 @@ def main() -> None:
     options = parser.parse_args()
     data = load(options.data)
     file = HERE / "results" / "choices.jsonl"
+    file.parent.mkdir(exist_ok=True)
     for seed in options.seeds:
         for choice in options.choices:
             result = run(data, choice, seed)
@@ -60,11 +62,12 @@ def run(data: Dataset, choice: str, seed: int) -> dict:
     widths, proposal = change.pop("widths", (6, 6, 6)), change.pop("proposal", "random")
     mean, std = data.input_statistics()
     network = Seed("mlp", data.inputs, 10, widths, tuple(mean.tolist()), tuple(std.tolist()))
-    policy = Proportional(BUDGET, **{"events": RECIPE.events, "share": RECIPE.share, **change})
+    recipe = replace(RECIPE, share=change.get("share", RECIPE.share))
+    policy = Proportional(**{"max_params": BUDGET, "events": recipe.events, "share": recipe.share, **change})
     with tempfile.TemporaryDirectory() as folder:
         out = RunFolder(folder)
         out.claim(overwrite=False)
-        trainer = Trainer(data, network, RECIPE, out, max_params=BUDGET, seed=seed, policy=policy, proposal=proposal)
+        trainer = Trainer(data, network, recipe, out, seed=seed, policy=policy, proposal=proposal)
         family = trainer.run()
     last = family["sizes"][-1]
     return {

@@ -42,6 +42,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--data", default=".", help="folder of the data sets, for cases with files")
     options = parser.parse_args()
+    (HERE / "results").mkdir(exist_ok=True)
     for case in options.cases:
         for seed in options.seeds:
             result = run(case, seed, options.data)

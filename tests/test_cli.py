@@ -62,6 +62,11 @@ BAD = {
     "no epochs": ["grow", "digits", "--epochs", "0"],
     "a negative rate": ["grow", "digits", "--rate", "-1"],
     "widths of zero": ["grow", "digits", "--widths", "4", "0"],
+    "more widths than the image can be halved": ["grow", "digits", "--widths", *["4"] * 10],
+    "a seed that no generator takes": ["grow", "digits", "--seed", str(2**64)],
+    "a device that is none": ["grow", "digits", "--device", "cpu:x"],
+    "a task that is none": ["grow", "digits", "--task", "translation"],
+    "a folder of another program": ["grow", "digits", "--out", "foreign", "--overwrite"],
     "a device that is not there": ["grow", "digits", "--device", "tpu"],
     "images for a table": ["grow", "table.csv", "--target", "y", "--model", "convnet"],
     "a table without target": ["grow", "table.csv"],
@@ -77,6 +82,8 @@ def test_bad_input_is_one_line_with_code_2_and_nothing_is_written(here, capsys, 
     Path("table.csv").write_text("a,y\n" + "\n".join(f"{i},{'no' if i % 3 else 'yes'}" for i in range(60)))
     (here / "taken").mkdir()
     (here / "taken" / "thesis.tex").write_text("mine")
+    (here / "foreign" / "sizes").mkdir(parents=True)
+    (here / "foreign" / "config.json").write_text("{}")
     (here / "run").mkdir()
     (here / "run" / "journal.jsonl").write_text("")
     before = sorted(str(p) for p in here.rglob("*"))

@@ -239,7 +239,7 @@ def test_optimizers_and_averages_follow(make, proposal):
         policy=Every(2, 2),
         proposal=proposal,
         averages=[average],
-        before_growth=lambda: saved.append(parameters(model)),
+        before_growth=lambda verdict: saved.append(parameters(model)),
     )
     old = average.module[0].weight.clone()
     event = grower.check([[x, y]])

@@ -159,6 +159,15 @@ def test_a_loss_that_turns_nan_stops_the_run_with_the_last_good_size(tmp_path, m
         assert all(bool(tensor.isfinite().all()) for tensor in net.state_dict().values())
 
 
+def test_a_run_that_blows_up_within_its_only_epoch_saves_nothing_and_says_so(tmp_path):
+    run = trainer(tmp_path, "rings", epochs=1, rate=1e30)
+    with pytest.raises(DivergedError):
+        run.run()
+    assert json.loads((tmp_path / "family.json").read_text())["sizes"] == []
+    for line in (tmp_path / "journal.jsonl").read_text().splitlines():
+        json.loads(line, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
+
+
 def test_a_full_disk_while_saving_leaves_the_previous_sizes_whole(tmp_path, monkeypatch):
     folder = RunFolder(tmp_path)
     folder.claim(overwrite=False)

@@ -4,46 +4,53 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import tyro
 
 from outgrow.errors import InputError
 
 
+def _option(metavar: str) -> Any:
+    """How an option without a default value is shown."""
+    return tyro.conf.arg(metavar=metavar, help_behavior_hint="")
+
+
 @dataclass
 class Grow:
     """Train a network that starts small and grows where it pays; every size on the way is saved."""
 
-    data: tyro.conf.Positional[str]
+    data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
     """What to learn: digits, mnist, fashion-mnist, cifar10, or a folder of idx files, of CIFAR-10 batches or of images
     in class folders, an .npz file with x and y, or a .csv file with --target."""
-    model: Annotated[str, tyro.conf.arg(metavar="mlp|convnet|resnet")] = ""
+    model: Annotated[str, _option("mlp|convnet|resnet")] = ""
     """The seed network; convnet for images and mlp for tables if not given."""
-    max_params: Annotated[str, tyro.conf.arg(metavar="N")] = ""
+    max_params: Annotated[str, _option("N")] = ""
     """Budget of parameters, such as 50000, 100k or 1.5M; without one the network grows as long as it pays."""
-    epochs: int | None = None
+    epochs: Annotated[int | None, _option("E")] = None
     """Passes over the training part; about 1.2 million examples if not given, 20 to 100 epochs."""
-    seed: int = 0
+    seed: Annotated[int, tyro.conf.arg(metavar="S")] = 0
     """Seed of everything random."""
-    out: Path | None = None
+    out: Annotated[Path | None, _option("DIR")] = None
     """Folder of the run; runs/NAME of the data if not given."""
     overwrite: bool = False
     """Replace another run in that folder."""
-    data_dir: Path | None = None
+    data_dir: Annotated[Path | None, _option("DIR")] = None
     """Where mnist, fashion-mnist and cifar10 are, or are downloaded to; $OUTGROW_DATA if not given."""
-    target: Annotated[str | None, tyro.conf.arg(metavar="COLUMN")] = None
+    target: Annotated[str | None, _option("COLUMN")] = None
     """The column of a CSV to predict."""
-    task: Literal["classification", "regression"] | None = None
+    task: Annotated[str | None, _option("classification|regression")] = None
     """What the target is, where the guess from its values is wrong."""
-    widths: tuple[int, ...] = ()
+    widths: Annotated[tuple[int, ...], _option("W ...")] = ()
     """Starting widths of the seed network."""
-    rate: float | None = None
+    augment: Annotated[bool | None, _option("True|False")] = None
+    """Random crops and mirrored images; on for photos (CIFAR-10, colour images in class folders) if not given."""
+    rate: Annotated[float | None, _option("R")] = None
     """Peak learning rate."""
-    batch_size: int | None = None
+    batch_size: Annotated[int | None, _option("B")] = None
     """Examples a step."""
-    device: str = "auto"
-    """cpu, cuda, mps, or auto."""
+    device: Annotated[str, tyro.conf.arg(metavar="DEVICE")] = "auto"
+    """cpu, cuda, or auto."""
 
     def __call__(self) -> int:
         """Run the command; return the exit code."""
@@ -86,7 +93,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"outgrow: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("outgrow: interrupted; the sizes saved so far are whole", file=sys.stderr)
+        print("outgrow: interrupted", file=sys.stderr)
         return 130
 
 

@@ -35,6 +35,8 @@ def grow(options: "Grow") -> int:
         InputError: Anything about the options or the data that can't work; nothing is written then.
     """
     device = _device(options.device)
+    if not 0 <= options.seed < 2**63:
+        raise InputError(f"--seed {options.seed}: expected 0 to 2^63 - 1")
     budget = count(options.max_params, "--max-params") if options.max_params else None
     dataset = data.load(
         options.data,
@@ -43,36 +45,37 @@ def grow(options: "Grow") -> int:
         task=options.task,
         seed=options.seed,
     )
+    if options.augment is not None:
+        if dataset.kind != "image":
+            raise InputError("--augment is for images, and this is a table")
+        dataset = replace(dataset, augment=options.augment)
     network = _seed_network(options, dataset)
     recipe = _recipe(options, len(dataset.train))
-    smallest = sum(parameter.numel() for parameter in network.build().parameters())
-    if budget is not None and budget < smallest:
-        raise InputError(
-            f"--max-params {options.max_params} is below the seed's {smallest:,} parameters: raise it, or start with "
-            f"smaller --widths than {' '.join(map(str, network.widths))}"
-        )
     out = options.out if options.out is not None else Path("runs") / dataset.name
-    folder = RunFolder(out)
+    folder, console = RunFolder(out), Console(out)
+    trainer = Trainer(
+        dataset,
+        network,
+        recipe,
+        folder,
+        max_params=budget,
+        seed=options.seed,
+        device=device,
+        on_record=console,
+        on_step=console.tick,
+    )
     folder.claim(options.overwrite)
     folder.write_json("config.json", _config(options, dataset, network, recipe))
-    console = Console(out)
     try:
         with console:
-            family = Trainer(
-                dataset,
-                network,
-                recipe,
-                folder,
-                max_params=budget,
-                seed=options.seed,
-                device=device,
-                on_record=console,
-                on_step=console.tick,
-            ).run()
+            family = trainer.run()
     except DivergedError as error:
         kept = "the last good size is saved" if folder.read_json("family.json")["sizes"] else "no size was saved"
         print(f"outgrow: {error}; {kept}; report: {write_report(out)}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print(f"outgrow: interrupted; what was saved before is whole; report: {write_report(out)}", file=sys.stderr)
+        return 130
     console.finish(family, write_report(out))
     return 0
 
@@ -105,13 +108,11 @@ def count(text: str, option: str) -> int:
 
 def _device(name: str) -> str:
     if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    kind = name.partition(":")[0]
-    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if kind not in available:
-        raise InputError(f"--device {name}: expected cpu, cuda, mps or auto")
-    if not available[kind]:
-        raise InputError(f"--device {name}: this machine has none that torch can use; use cpu")
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, dtype=torch.float64, device=name)  # the factors are float64, which not every device has
+    except (RuntimeError, AssertionError, TypeError) as error:
+        raise InputError(f"--device {name}: torch can't compute there; use cpu, cuda or auto") from error
     return name
 
 

@@ -10,6 +10,7 @@ from outgrow.errors import InputError
 from outgrow.grow.curvature import Loss
 from outgrow.grow.event import Candidate
 from outgrow.grow.gain import Gain, mean_loss, realised
+from outgrow.grow.moments import factor_cost
 from outgrow.grow.policy import Decision, Policy, Situation
 from outgrow.grow.proposals import propose
 from outgrow.grow.sample import Sample, chunk_of, examples_in
@@ -20,7 +21,7 @@ from outgrow.net.edits import Widening
 from outgrow.net.inputs import Example
 
 A_PASSES = 6  # in forward passes: statistics of norms, the moments' own, and two backward passes of two
-TRIAL_COST = 1.6  # forward FLOPs of a model with units on trial against those of the model as it is
+TRIAL_COST = 1.6  # forward FLOPs of a model with units on trial against those of the model as it is, about
 
 
 @dataclass(frozen=True)
@@ -136,15 +137,18 @@ def _demand_offered(decision: Decision, candidates: Sequence[Candidate], policy:
             )
 
 
-def affordable_examples(budget: float, forward: int, axes: int, start: float) -> int:
+def affordable_examples(budget: float, model: nn.Module, found: Sequence[Axis], forward: int, start: float) -> int:
     """Return the examples of each part for which a check keeps within a budget, known before it starts.
 
     Args:
         budget: What the check may cost [flops].
-        forward: Forward FLOPs of one example of the model as it is.
-        axes: Axes on trial.
-        start: What starting one pass through the model costs, in the FLOPs that could be done meanwhile.
+        model: The model as it is.
+        found: All its axes.
+        forward: Its forward FLOPs of one example.
+        start: What starting one pass through it costs, in the FLOPs that could be done meanwhile.
     """
-    passes = A_PASSES + 2 * (1 + 2 * axes) + 1 + axes  # every axis judged twice, and its drop realised
-    each = TRIAL_COST * forward + start / chunk_of(forward)
-    return max(int((budget / passes - start) / each), 0)
+    growable = [axis for axis in found if axis.growable]
+    factors, once = factor_cost(model, (member.module for axis in growable for member in axis.consumers))
+    passes = A_PASSES + 2 * (1 + 2 * len(growable)) + 1 + len(growable)  # all judged twice, and their drop realised
+    each = passes * (TRIAL_COST * forward + start / chunk_of(forward)) + TRIAL_COST**2 * factors
+    return max(int((budget - passes * start - TRIAL_COST**3 * once) / each), 0)

@@ -81,8 +81,6 @@ class Event:
         seconds: Time of the check.
         flops: Floating-point operations of the check.
         progress: Share of the run that was over, 0 to 1; None where that wasn't known.
-        epoch: When, in epochs; set by a trainer.
-        step: When, in optimizer steps; set by a trainer.
     """
 
     event: int
@@ -95,8 +93,6 @@ class Event:
     seconds: float
     flops: int
     progress: float | None = None
-    epoch: float | None = None
-    step: int | None = None
 
     def __str__(self) -> str:
         return "\n".join(map(str, self.growths)) if self.growths else f"no growth: {self.reason}"

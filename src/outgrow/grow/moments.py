@@ -13,7 +13,7 @@ The positions of a layer that is called several times are those of all its calls
 covariance, so F is the true Fisher; G is exact on the sample. All are float64 on the CPU or the model's own device.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -39,6 +39,7 @@ class Moments:
         G: Gradient of the mean loss with respect to its weights, the bias as the last column [outputs, features].
         kernel: Features of one input channel.
         bias: Whether the last feature is the constant 1.
+        rows: How many rows, examples times positions, were summed.
     """
 
     A: Tensor
@@ -46,6 +47,13 @@ class Moments:
     G: Tensor
     kernel: int
     bias: bool
+    rows: int = 0
+
+    @property
+    def flops(self) -> int:
+        """FLOPs of the sums a a^T and u u^T, and of one Cholesky factor of each."""
+        sizes = len(self.A), len(self.S)
+        return sum(2 * self.rows * size**2 + size**3 // 3 for size in sizes)
 
     def features_of(self, channels: Tensor, bias: bool = False) -> Tensor:
         """Return the features that belong to input channels, and the constant if asked for and there."""
@@ -110,9 +118,21 @@ def take_moments(
     return sums
 
 
-def factor_flops(moments: Mapping[str, Moments], examples: int) -> int:
-    """Return the FLOPs of the products a a^T and u u^T of every layer, an upper estimate."""
-    return sum(2 * examples * MAX_POSITIONS * (len(m.A) ** 2 + len(m.S) ** 2) for m in moments.values())
+def factor_cost(model: nn.Module, layers: Iterable[str]) -> tuple[int, int]:
+    """Return the FLOPs of the factors of layers, known before they are taken: for each example, and once.
+
+    Args:
+        model: The model.
+        layers: Paths of linear layers or convolutions; others cost nothing.
+    """
+    each, once = 0, 0
+    for path in dict.fromkeys(layers):
+        module = model.get_submodule(path)
+        if is_mixer(module):
+            positions = 1 if isinstance(module, nn.Linear) else MAX_POSITIONS
+            for size in (_weights(module)[0][0].numel() + 1, len(_weights(module)[0])):
+                each, once = each + 2 * positions * size**2, once + size**3 // 3
+    return each, once
 
 
 @contextmanager
@@ -177,6 +197,7 @@ def _add(
         if moments.bias:
             a = torch.cat([a, a.new_ones(*a.shape[:2], 1)], 2)
         rows = a.reshape(-1, a.shape[2])
+        moments.rows += len(rows)
         moments.A += (rows.mT @ rows).double() * (count / a.shape[1] / total)
         if u is not None:
             written = written_rows(module, u, chosen)

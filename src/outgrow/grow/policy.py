@@ -61,6 +61,7 @@ class Proportional:
     Args:
         max_params: Never more parameters than this; None for no limit.
         factor: Growth of the parameters at an event, where nothing else sets it.
+        most: Greatest growth of the parameters at one event.
         events: How many events.
         share: Share of the run in which the network grows.
         price: Nats that a parameter has to save to be added.
@@ -70,6 +71,7 @@ class Proportional:
 
     max_params: int | None = None
     factor: float = 1.5
+    most: float = 3.0
     events: int = 8
     share: float = 0.6
     price: float = 1e-8
@@ -112,7 +114,8 @@ class Proportional:
             target = int(now.params * self.factor)
         else:
             left = self.events + 1 - self._slot(now.progress)
-            target = int(now.params * (self.max_params / now.params) ** (1 / left) + 1e-6)
+            growth = min((self.max_params / now.params) ** (1 / left), self.most)
+            target = int(now.params * growth + 1e-6)
         return target if self.max_params is None else min(target, self.max_params)
 
     def _least(self, now: Situation) -> dict[str, int]:

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from outgrow.grow.curvature import Loss
 from outgrow.grow.gain import Gain, Tangent, judge
-from outgrow.grow.moments import factor_flops, take_moments
+from outgrow.grow.moments import take_moments
 from outgrow.grow.patches import is_mixer
-from outgrow.grow.sample import Batch, examples_in
+from outgrow.grow.sample import Batch
 from outgrow.grow.score import increase, natural_step
 from outgrow.net.axes import Axis, Member
 from outgrow.net.edits import Widening, widen
@@ -53,9 +53,9 @@ class Trial:
         self._before = {axis.name: axis for axis in found}
         self._after = {axis.name: axis for axis in self._edit.axes}
         self._settle_statistics(batches)
-        layers = [m.module for axis in found for m in axis.consumers if m.tensor == f"{m.module}.weight"]
+        layers = [m.module for w in widenings for m in w.axis.consumers if m.tensor == f"{m.module}.weight"]
         self.moments = take_moments(self.model, list(dict.fromkeys(layers)), batches, loss, generator)
-        self.factor_flops = factor_flops(self.moments, examples_in(batches))
+        self.factor_flops = sum(moments.flops for moments in self.moments.values())
         self.model.requires_grad_(False)
 
     def scored(self, axis: str, units: int) -> tuple[float, float, Tangent]:
@@ -85,7 +85,7 @@ class Trial:
         return judge(self.model, tangent, batches, self.loss)
 
     def present_step(self) -> Tangent:
-        """Return the natural-gradient step of the weights that are there now, in every layer with moments."""
+        """Return the natural-gradient step of the present weights, in every layer that reads an axis on trial."""
         tangent: dict[str, Tensor] = {}
         for path, moments in self.moments.items():
             rows, inputs = self._kept(path)

@@ -65,6 +65,12 @@ class Seed:
                 f"convnet has two convolutions a stage: expected an even number of widths, got {len(self.widths)}"
             )
 
+        if self.model == "convnet" and min(self.inputs[1:]) >> (len(self.widths) // 2 - 1) < 1:
+            raise InputError(
+                f"convnet halves the image after every two convolutions: {len(self.widths)} widths are too many for "
+                f"{self.inputs[1]}x{self.inputs[2]} pixels"
+            )
+
     def _starting_widths(self) -> tuple[int, ...]:
         if self.model == "mlp":
             return (8, 8)

@@ -66,7 +66,7 @@ class Axis:
         """The weights that hand the axis out."""
         return self.with_role("out")
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         places = ", ".join(f"{m.tensor}[{m.dim}]" for m in self.members)
         return f"{self.name}: {self.size} units in {places}" + ("" if self.growable else f" (fixed: {self.reason})")
 

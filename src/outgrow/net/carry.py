@@ -1,5 +1,6 @@
 """Carry an optimizer's state and averaged weights through an edit."""
 
+from dataclasses import dataclass
 from functools import reduce
 from typing import Any, ClassVar
 from weakref import WeakKeyDictionary
@@ -86,14 +87,13 @@ class Newborns:
         (1 - beta1^t) / (1 - beta1^s) * sqrt((1 - beta2^s) / (1 - beta2^t)).
 
     Attributes:
-        births: For each parameter with young slices, the step at which each place along each of its dimensions was
-            born, [size] for each; an entry is as young as the youngest of its places.
+        births: When the entries of each parameter with young slices were born.
     """
 
     _known: ClassVar["WeakKeyDictionary[Optimizer, Newborns]"] = WeakKeyDictionary()
 
     def __init__(self, optimizer: Optimizer) -> None:
-        self.births: dict[Tensor, tuple[Tensor, ...]] = {}
+        self.births: dict[Tensor, Births] = {}
         self._before: dict[Tensor, Tensor] = {}
         optimizer.register_step_pre_hook(self._remember)
         optimizer.register_step_post_hook(self._correct)
@@ -110,12 +110,13 @@ class Newborns:
     def carry(self, changes: list[Change], optimizer: Optimizer) -> None:
         """Note that the new entries of each change are born now."""
         for change in changes:
-            old = self.births.pop(change.old, tuple(torch.zeros(size, dtype=torch.long) for size in change.old.shape))
+            known = self.births.pop(change.old, None)
+            old = known.places if known else tuple(torch.zeros(size, dtype=torch.long) for size in change.old.shape)
             now = int(optimizer.state[change.new].get("step", 0))
-            born = tuple(torch.full((size,), now) for size in change.new.shape)
-            for dates, keep, before in zip(born, change.keep, old, strict=True):
-                dates[keep] = before
-            self.births[change.new] = born
+            places = tuple(torch.full((size,), now) for size in change.new.shape)
+            for born, keep, before in zip(places, change.keep, old, strict=True):
+                born[keep] = before
+            self.births[change.new] = Births.at(places, change.new.device)
 
     def _remember(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         self._before = {parameter: parameter.detach().clone() for parameter in self.births}
@@ -123,30 +124,48 @@ class Newborns:
     @torch.no_grad()
     def _correct(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         for group in optimizer.param_groups:
-            beta1, beta2 = group["betas"]
+            beta1, beta2 = map(float, group["betas"])
             for parameter in group["params"]:
                 if parameter not in self._before or parameter.grad is None:
                     continue
                 step = int(optimizer.state[parameter]["step"])
-                births = self.births[parameter]
-                scale = _correction(births, step, float(beta1), float(beta2), parameter)
-                start = self._before[parameter]
+                births, start = self.births[parameter], self._before[parameter]
                 if group.get("decoupled_weight_decay", isinstance(optimizer, torch.optim.AdamW)):
                     start = start * (1 - float(group["lr"]) * group["weight_decay"])  # decay has no moments to correct
-                parameter.copy_(torch.lerp(start, parameter, scale))
-                youngest = max(int(dates.max()) for dates in births)
-                if 1 - float(beta2) ** (step - youngest) > 0.999:  # grown up: the factor is 1 within 0.05 %
+                factors = start.new_tensor([_correction(step, step - date, beta1, beta2) for date in births.dates])
+                parameter.copy_(torch.lerp(start, parameter, factors[births.which]))
+                if 1 - beta2 ** (step - births.dates[-1]) > 0.999:  # grown up: the factor is 1 within 0.05 %
                     del self.births[parameter]
         self._before = {}
 
 
-def _correction(births: tuple[Tensor, ...], step: int, beta1: float, beta2: float, like: Tensor) -> Tensor:
-    """The factor of each entry's update [shape of the parameter]: 1 for those born at step 0."""
-    dates = torch.cat(births).unique()
-    ages = (step - dates).double()
-    factors = (1 - beta1**step) / (1 - beta1**ages) * ((1 - beta2**ages) / (1 - beta2**step)).sqrt()
-    factors = torch.where(dates == 0, torch.ones_like(factors), factors).to(like)
-    return factors[reduce(torch.maximum, grid([torch.searchsorted(dates, born).to(like.device) for born in births]))]
+@dataclass(frozen=True, eq=False)
+class Births:
+    """When the entries of a parameter were born, in steps of its optimizer.
+
+    Args:
+        places: For each dimension, when each of its places came in [size]; an entry is as young as its youngest place.
+        dates: The different dates, in order.
+        which: Which of the dates is each entry's [shape of the parameter].
+    """
+
+    places: tuple[Tensor, ...]
+    dates: list[int]
+    which: Tensor
+
+    @classmethod
+    def at(cls, places: tuple[Tensor, ...], device: torch.device) -> "Births":
+        """Build it from the dates of the places."""
+        dates = torch.cat(places).unique()
+        which = reduce(torch.maximum, grid([torch.searchsorted(dates, born) for born in places]))
+        return cls(places, dates.tolist(), which.to(device))
+
+
+def _correction(step: int, age: int, beta1: float, beta2: float) -> float:
+    """The factor of an entry's update: exactly 1 for one that is as old as its parameter."""
+    if age == step:
+        return 1.0
+    return (1 - beta1**step) / (1 - beta1**age) * ((1 - beta2**age) / (1 - beta2**step)) ** 0.5
 
 
 @torch.no_grad()

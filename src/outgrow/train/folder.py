@@ -4,6 +4,7 @@ config.json, journal.jsonl, family.json, sizes/NAME.safetensors, report.html
 """
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from outgrow.errors import InputError
 
-_OURS = ("config.json", "journal.jsonl", "family.json", "sizes", "resume", "report.html")
+_OURS = ("config.json", "journal.jsonl", "family.json", "sizes", "report.html")
 
 
 class RunFolder:
@@ -40,7 +41,7 @@ class RunFolder:
             if self.path.exists() and not self.path.is_dir():
                 raise InputError(f"--out {self.path} is a file: give a folder")
             inside = sorted(p.name for p in self.path.iterdir()) if self.path.exists() else []
-            if any(name in _OURS for name in inside):
+            if "journal.jsonl" in inside or "family.json" in inside:
                 if not overwrite:
                     raise InputError(f"{self.path} holds another run: choose another --out, or add --overwrite")
                 self._clear()
@@ -60,7 +61,7 @@ class RunFolder:
 
     def write_json(self, name: str, value: Mapping[str, Any]) -> None:
         """Write a JSON file aside, then rename it into place."""
-        self._write(name, (json.dumps(value, indent=1) + "\n").encode())
+        self._write(name, (json.dumps(finite(value), indent=1, allow_nan=False) + "\n").encode())
 
     def read_json(self, name: str) -> dict[str, Any]:
         """Read a JSON file of the folder.
@@ -106,7 +107,7 @@ class RunFolder:
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Add one record to the journal."""
-        line = json.dumps(record) + "\n"
+        line = json.dumps(finite(record), allow_nan=False) + "\n"
         try:
             with open(self.path / "journal.jsonl", "a") as journal:
                 journal.write(line)
@@ -127,3 +128,17 @@ class RunFolder:
             raise InputError(
                 f"can't write {file}: {error.strerror or error}; what was saved before is whole"
             ) from error
+
+
+def finite(value: Any) -> Any:
+    """Return a JSON value with null for what JSON has no word for: NaN and infinity.
+
+    Examples:
+        >>> finite({"r2": float("nan"), "loss": [0.5]})
+        {'r2': None, 'loss': [0.5]}
+    """
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: finite(part) for key, part in value.items()}
+    return [finite(part) for part in value] if isinstance(value, (list, tuple)) else value

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
 from outgrow.errors import EditError, InputError
-from outgrow.grow.check import Chosen, check
+from outgrow.grow.check import Chosen, Verdict, check
 from outgrow.grow.curvature import Loss
 from outgrow.grow.event import Event, Growth
 from outgrow.grow.policy import Policy, Proportional, Situation
@@ -36,7 +36,7 @@ class Grower:
         max_params: Budget of parameters; None for none.
         policy: When to look and what to add, in place of `Proportional(max_params)`.
         averages: Averaged weights of the model, which grow along.
-        before_growth: Called when it is decided that the network grows, before it does: the moment to save a size.
+        before_growth: Called with the verdict when the network is about to grow: the moment to save a size.
         sample: Examples that propose units at a check; as many fresh ones judge them.
         proposal: How units are proposed: `random`, or `closed` for the closed form.
         damping: Share of the mean diagonal that is added to every K-FAC factor.
@@ -49,7 +49,8 @@ class Grower:
 
     Raises:
         InputError: The model can't be exported, or nothing of it can grow, or the budget is below its size, or the
-            optimizer has none of its parameters, or both a budget and a policy are given.
+            optimizer has none of its parameters, or both a budget and a policy are given, or another argument is out
+            of range.
 
     Examples:
         >>> torch.manual_seed(0) and None
@@ -73,7 +74,7 @@ class Grower:
         max_params: int | None = None,
         policy: Policy | None = None,
         averages: Sequence[AveragedModel] = (),
-        before_growth: Callable[[], None] | None = None,
+        before_growth: Callable[[Verdict], None] | None = None,
         sample: int = 1024,
         proposal: str = "random",
         damping: float = 0.3,
@@ -92,6 +93,8 @@ class Grower:
         owned = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
         if policy is not None and max_params is not None:
             raise InputError("give either max_params or a policy, which has a budget of its own")
+        if sample < 2:
+            raise InputError(f"expected a sample of at least 2 examples, got {sample}")
         if proposal not in PROPOSALS:
             raise InputError(f"unknown proposal '{proposal}': choose one of {', '.join(PROPOSALS)}")
         if not any(axis.growable for axis in self.axes):
@@ -100,6 +103,10 @@ class Grower:
             raise InputError(f"the budget of {max_params:,} parameters is below the seed's {parameters(model):,}")
         if not any(id(parameter) in owned for parameter in model.parameters()):
             raise InputError("the optimizer has none of the model's parameters: build it from model.parameters()")
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{name} {size}" for name, size in self.sizes.items())
+        return f"Grower({parameters(self.model):,} parameters; {sizes}; {len(self.history)} checks)"
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -132,7 +139,10 @@ class Grower:
 
         Raises:
             FloatingPointError: The model's weights are not finite.
+            InputError: The loader's items or `progress` are not what is expected.
         """
+        if progress is not None and not 0 <= progress <= 1:
+            raise InputError(f"expected the progress of the run as 0 to 1, got {progress}")
         started = time.perf_counter()
         now = self.situation(progress)
         proposed = self.policy.propose(now)
@@ -159,7 +169,9 @@ class Grower:
             proposal=self.proposal,
         )
         if verdict.chosen and self.before_growth is not None:
-            self.before_growth()
+            paused = time.perf_counter()
+            self.before_growth(verdict)
+            started += time.perf_counter() - paused  # saving a size is not part of the check
         growths = self._apply(verdict.chosen, sample.b[0])
         self.flops = self._count_flops() if growths else self.flops
         event = Event(

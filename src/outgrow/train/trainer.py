@@ -1,6 +1,7 @@
 """The built-in training loop: it trains, lets a Grower grow the network, and saves a size before each growth."""
 
 import copy
+import math
 import platform
 import time
 from collections.abc import Callable, Mapping
@@ -9,12 +10,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from outgrow import __version__
 from outgrow.data import Batches, Dataset, Split
 from outgrow.errors import InputError
-from outgrow.grow.check import affordable_examples
+from outgrow.grow.check import Verdict, affordable_examples
 from outgrow.grow.curvature import Loss
 from outgrow.grow.policy import Policy, Proportional
 from outgrow.models.seed import Seed
@@ -97,30 +98,33 @@ class Trainer:
             generator=torch.Generator().manual_seed(seed),
         )
         self._steps = recipe.epochs * len(self._train)
-        self._plain = self._batches(
-            dataset.train, CHUNK, shuffle=True, generator=torch.Generator().manual_seed(seed + 1)
-        )
+        plain = partial(self._batches, dataset.train, CHUNK, shuffle=True)
+        self._plain = plain(generator=torch.Generator().manual_seed(seed + 1))
+        self._full = plain(generator=torch.Generator().manual_seed(seed + 2), drop_last=True)
         self._grower = Grower(
             self._model,
             self._optimizer,
             self._loss,
             network.example().to(device),
-            policy=policy or Proportional(max_params),
             proposal=proposal,
             averages=[self._average],
-            before_growth=self._save_size,
+            before_growth=self._before_growth,
             seed=seed,
         )
-        if max_params is not None and max_params < parameters(self._model):
-            raise InputError(f"the budget of {max_params:,} parameters is below the seed's {parameters(self._model):,}")
+        smallest = parameters(self._model)
+        if max_params is not None and max_params < smallest:
+            raise InputError(
+                f"the budget of {max_params:,} parameters is below the seed's {smallest:,}: raise it, or start with "
+                f"smaller widths than {' '.join(map(str, network.widths))}"
+            )
         self._events = self._fitting_events()
-        if policy is None:
-            self._grower.policy = Proportional(max_params, events=self._events, share=recipe.share)
+        self._grower.policy = policy or Proportional(max_params, events=self._events, share=recipe.share)
         self._family = Family(folder, dataset.task)
         self._good: nn.Module | None = None  # averaged weights at the end of the last epoch with a finite loss
         self._step = 0
+        self._counted = 0  # FLOPs of the running check that are counted already
         self._started = time.perf_counter()
-        self._spent = {"train_flops": 0, "check_seconds": 0.0, "check_flops": 0}
+        self._spent: dict[str, Any] = {"train_flops": 0, "check_seconds": 0.0, "check_flops": 0}
 
     def run(self) -> dict[str, Any]:
         """Train to the end, or until the loss is no longer finite.
@@ -136,7 +140,10 @@ class Trainer:
         try:
             for epoch in range(1, self._recipe.epochs + 1):
                 mean = self._epoch()
-                self._record(self._epoch_record(epoch, mean))
+                self._demand_finite(mean)
+                record = self._epoch_record(epoch, mean)
+                self._demand_finite(record["validation"]["loss"])
+                self._record(record)
                 self._good = copy.deepcopy(self._average.module)
         except DivergedError as error:
             if self._good is not None:
@@ -155,7 +162,7 @@ class Trainer:
         total, count = torch.zeros((), device=self._device), 0
         for x, y in self._train:
             if count % FINITE_EVERY == 0:
-                self._demand_finite(total)
+                self._demand_finite(float(total))
             self._check()
             for group in self._optimizer.param_groups:
                 group["lr"] = self._recipe.rate_at((self._step + 0.5) / self._steps)
@@ -170,11 +177,10 @@ class Trainer:
             self._step += 1
             self._spent["train_flops"] += 3 * self._grower.flops * len(y)
             self._on_step(self._step)
-        self._demand_finite(total)
         return float(total) / count
 
-    def _demand_finite(self, total: Tensor) -> None:
-        if not bool(total.isfinite()):
+    def _demand_finite(self, loss: float) -> None:
+        if not math.isfinite(loss):
             raise self._diverged()
 
     def _diverged(self) -> DivergedError:
@@ -192,12 +198,22 @@ class Trainer:
         if not event.event:
             return
         self._spent["check_seconds"] += event.seconds
-        self._spent["check_flops"] += event.flops
-        self._spent["train_flops"] += event.flops
+        self._count_check(event.flops - self._counted)
+        self._counted = 0
         if event.growths:
             self._good = None  # it has other shapes, and is saved
             restart_(self._average)
         self._record({**event.to_json(), "epoch": self._step / len(self._train), "step": self._step})
+
+    def _count_check(self, flops: int) -> None:
+        self._spent["check_flops"] += flops
+        self._spent["train_flops"] += flops
+
+    def _before_growth(self, verdict: Verdict) -> None:
+        """Save the size that is about to grow; the check that says so was spent before."""
+        self._count_check(verdict.flops)
+        self._counted = verdict.flops
+        self._save_size()
 
     def _affordable(self, events: int, share: float) -> int:
         """Return the examples of each part for which a check costs a share of the training between two events.
@@ -209,7 +225,7 @@ class Trainer:
         start = START_FLOPS * sum(1 for module in self._model.modules() if next(module.children(), None) is None)
         steps = self._recipe.share * self._steps / events
         training = steps * 3 * (forward * self._recipe.batch_size + start)
-        return affordable_examples(share * training, forward, len(self._grower.sizes), start)
+        return affordable_examples(share * training, self._model, self._grower.axes, forward, start)
 
     def _fitting_events(self) -> int:
         """Return how many events the recipe asks for, or fewer where the run is too short for them."""
@@ -220,8 +236,9 @@ class Trainer:
     def _save_size(self, model: nn.Module | None = None) -> None:
         """Save averaged weights with their own BatchNorm statistics, and how good they are."""
         model = self._average.module if model is None else model
-        settle_statistics_(model, self._plain)
-        self._spent["train_flops"] += self._grower.flops * min(len(self._data.train), SETTLE_BATCHES * CHUNK)
+        settle_statistics_(model, self._full)
+        batches = min(len(self._full), SETTLE_BATCHES)
+        self._spent["train_flops"] += self._grower.flops * batches * min(CHUNK, len(self._data.train))
         entry = self._family.add(
             tensors_of(model),
             {
