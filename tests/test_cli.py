@@ -67,6 +67,8 @@ BAD = {
     "a device that is none": ["grow", "digits", "--device", "cpu:x"],
     "a task that is none": ["grow", "digits", "--task", "translation"],
     "a folder of another program": ["grow", "digits", "--out", "foreign", "--overwrite"],
+    "augmentation of a table": ["grow", "table.csv", "--target", "y", "--augment", "True"],
+    "a data folder for a path": ["grow", "table.csv", "--target", "y", "--data-dir", "."],
     "a device that is not there": ["grow", "digits", "--device", "tpu"],
     "images for a table": ["grow", "table.csv", "--target", "y", "--model", "convnet"],
     "a table without target": ["grow", "table.csv"],

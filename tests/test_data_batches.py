@@ -88,15 +88,13 @@ def test_without_a_shift_an_image_is_itself_or_its_mirror_image(seed):
     assert torch.equal(moved.flatten(1).sort(1).values, IMAGES.flatten(1).sort(1).values)
 
 
-@pytest.mark.parametrize("padding", ["reflect", "zero"])
-def test_augmentation_is_a_crop_of_the_padded_image(padding):
+def test_augmentation_is_a_crop_of_the_padded_image():
     """The slow way: pad, try all shifts and both mirror images, and find each result among them."""
     pad, (height, width) = 2, IMAGES.shape[2:]
-    mode = {"reflect": "reflect", "zero": "constant"}[padding]
-    padded = torch.nn.functional.pad(IMAGES.float(), [pad] * 4, mode=mode).to(torch.uint8)
+    padded = torch.nn.functional.pad(IMAGES.float(), [pad] * 4, mode="reflect").to(torch.uint8)
     crops = [padded[:, :, i : i + height, j : j + width] for i in range(2 * pad + 1) for j in range(2 * pad + 1)]
     candidates = torch.stack(crops + [crop.flip(3) for crop in crops], 1)
-    moved = augment(IMAGES, pad, seeded(), padding=padding)
+    moved = augment(IMAGES, pad, seeded())
     matches = (candidates == moved[:, None]).flatten(2).all(2)
     assert matches.any(1).all()
     assert (matches.any(0)).sum() > 20  # of 50 kinds of crop, by 50 images

@@ -76,14 +76,22 @@ def test_a_failed_download_is_one_line_and_says_where_to_put_the_file(tmp_path, 
     assert "\n" not in message
     assert "Name or service not known" in message
     assert f"put it in {tmp_path}" in message
-    assert [file for file in tmp_path.rglob("*") if file.is_file()] == []
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_file_with_the_wrong_content_is_not_kept(tmp_path):
     (tmp_path / "source").write_bytes(b"something else")
     with pytest.raises(InputError, match=r"md5 .* of 14 bytes, expected 000"):
         fetch((tmp_path / "source").as_uri(), tmp_path / "data" / "file", "000")
-    assert list((tmp_path / "data").iterdir()) == []
+    assert [file.name for file in tmp_path.iterdir()] == ["source"]
+
+
+@pytest.mark.parametrize("there", ["data", "data/MNIST", "data/MNIST/raw"])
+def test_a_failed_download_leaves_the_folders_that_were_there(tmp_path, there):
+    (tmp_path / there).mkdir(parents=True)
+    with pytest.raises(InputError, match="can't download"):
+        fetch((tmp_path / "none").as_uri(), tmp_path / "data" / "MNIST" / "raw" / "file", "000")
+    assert max(tmp_path.rglob("*")) == tmp_path / there
 
 
 def test_an_archive_can_not_write_outside_of_its_folder(server, tmp_path, monkeypatch):

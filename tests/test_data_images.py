@@ -83,6 +83,21 @@ def test_the_message_about_sizes_names_them_and_the_command(tmp_path):
         assert words in str(caught.value)
 
 
+def test_images_that_are_too_many_for_the_memory_are_one_line(tmp_path, monkeypatch):
+    write_images(tmp_path, pixels(20), cyclic(20, 2))
+
+    def full(*_):
+        raise MemoryError
+
+    monkeypatch.setattr("outgrow.data.images.np.empty", full)
+    with pytest.raises(InputError) as caught:
+        load(str(tmp_path))
+    message = str(caught.value)
+    assert "\n" not in message
+    for words in (str(tmp_path), "20 images of 8 x 8", "3.84e-06 GB", "mogrify -resize"):
+        assert words in message
+
+
 def test_pictures_below_a_class_folder_belong_to_it(tmp_path):
     write_images(tmp_path / "train" / "a", pixels(10), cyclic(10, 2))
     write_images(tmp_path / "train" / "b", pixels(10), cyclic(10, 2))

@@ -58,6 +58,18 @@ def test_a_path_wins_over_a_name_when_it_looks_like_one(tmp_path, monkeypatch):
     assert len(load("./digits").test) == 20
 
 
+@pytest.mark.parametrize("wanted", [True, False])
+def test_augmentation_can_be_chosen(tmp_path, wanted):
+    assert load("digits", augment=wanted).augment is wanted
+    photos = str(write_images(tmp_path, pixels(12, 3, 24, 24), cyclic(12, 2)))
+    assert load(photos, augment=wanted).augment is wanted
+    assert load(photos).augment
+
+
+def test_the_largest_seed():
+    assert len(load("digits", seed=2**63 - 1).validation) == 144
+
+
 def test_loading_this_room_loads_no_reader_that_is_not_used():
     script = "import sys, outgrow.data; print([name for name in ('sklearn', 'PIL', 'pandas') if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout == "[]\n"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from data_samples import cyclic, pixels, real
+from data_samples import cyclic, pixels, real, write_csv
 from outgrow.data import load
 
 X, Y = pixels(30, 3, 8, 9), cyclic(30, 3)
@@ -66,6 +66,28 @@ def test_real_targets_are_regression(tmp_path, targets):
     assert data.train.y.dtype == data.train.x.dtype == torch.float32
     both = torch.cat([data.train.y, data.validation.y, data.test.y]).sort(0).values
     assert torch.equal(both, torch.from_numpy(np.sort(y, 0)).float())
+
+
+@pytest.mark.parametrize("column", [True, False])
+@pytest.mark.parametrize(
+    ("values", "task"),
+    [([0, 1], "classification"), ([-1, 1], "classification"), ([0, 1, 2], "classification"), ([0, 0.5], "regression"),
+     (range(11), "regression")],
+)  # fmt: skip
+def test_floats_are_recognised_like_the_target_of_a_table(tmp_path, values, task, column):
+    y = np.array([*values] * 100, dtype=float)[:200]
+    x = np.random.default_rng(0).normal(size=(200, 2))
+    data = saved(tmp_path, x=x, y=y[:, None] if column else y)
+    table = write_csv(tmp_path / "t.csv", ["a", *x[:, 0]], ["b", *x[:, 1]], ["y", *y])
+    table = load(str(table), target="y")
+    assert (data.task, data.classes) == (table.task, table.classes)
+    assert data.task == task
+    assert torch.equal(data.test.y, table.test.y)
+
+
+def test_several_whole_targets_are_regression(tmp_path):
+    x = np.random.default_rng(0).normal(size=(30, 2))
+    assert saved(tmp_path, x=x, y=np.eye(3)[Y]).task == "regression"
 
 
 def test_the_task_can_be_chosen(tmp_path):

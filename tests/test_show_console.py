@@ -40,6 +40,8 @@ def _terminal(monkeypatch):
 @pytest.mark.parametrize("every", [0, 3])
 def test_plain_output_is_plain_lines(metric, every):
     records = list(story(epochs=12, every=every, metric=metric))
+    for event in of_kind(records, "event"):
+        event["reason"] = "8 parameters would save 2.0e-03 nats"
     text = shown(records, terminal=False)
     assert text.isascii()
     assert "\x1b" not in text
@@ -47,7 +49,9 @@ def test_plain_output_is_plain_lines(metric, every):
     assert sum(line.startswith("epoch ") for line in text.splitlines()) == 12
     assert sum(line.startswith("size ") for line in text.splitlines()) == len(of_kind(records, "size"))
     assert sum(line.startswith("event ") for line in text.splitlines()) == len(of_kind(records, "event"))
-    assert ("nats" in text) == (metric == "accuracy" and every > 0)
+    nats = metric == "accuracy" and every > 0
+    assert ("nats" in text) == nats
+    assert ("nats" in without_codes(shown(records, terminal=True))) == (nats and len(of_kind(records, "event")) > 3)
 
 
 def test_plain_lines_hold_the_numbers():

@@ -134,6 +134,53 @@ def test_the_headline_is_the_largest_size(make):
     assert "5.0 % of the time" in page.text
 
 
+def test_the_settings_are_words_for_people(make):
+    config = {
+        "format": 1,
+        "command": "outgrow grow t.csv --target y",
+        "options": {"data": "t.csv", "widths": []},
+        "data": {"columns": [{"name": "age", "kind": "number"}] * 14, "features": ["age"] * 108},
+        "encoding": {"columns": [{"name": "age", "kind": "number"}] * 14, "features": ["age"] * 108},
+        "seed_network": {"model": "mlp", "input_mean": [0.5] * 108},
+        "recipe": {"epochs": 41, "batch_size": 128, "rate": 0.003, "warmup": None, "mirrors": True},
+        "versions": {"torch": "2.13.0"},
+    }
+    _, page, _ = make(list(story()), config=config)
+    content = page.text[page.text.index("How it was run") :]
+    assert "recipe epochs 41, batch_size 128, rate 0.003, mirrors yes" in content
+    assert "encoding columns 14 entries, features 108 entries" in content
+    assert content.count("versions") == 1
+    for word in ("{", "[", "format", "options", "seed_network", "input_mean", "null", "None"):
+        assert word not in content
+
+
+@pytest.mark.parametrize("measured", [True, False])
+def test_energy_is_told_where_it_is_known(make, measured):
+    records = list(story())
+    for size in of_kind(records, "size"):
+        size["joules"] = size["joules"] if measured else None
+    run, page, _ = make(records)
+    if not measured:
+        told = family(records)
+        told["total"]["joules"] = None
+        (run / "family.json").write_text(json.dumps(told))
+        page = Page(write_report(run).read_text(encoding="utf-8"))
+    text = page.text.replace(run.as_posix(), "")
+    assert ("energy" in text) == ("modelled" in text) == measured
+    assert "n/a" not in text
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "rmse"])
+def test_only_a_cross_entropy_is_in_nats(make, metric):
+    records = list(story(epochs=30, every=2, metric=metric))
+    for event in of_kind(records, "event"):
+        event["reason"] = "8 parameters would save 2.0e-03 nats, less than their price of 4.0e-03"
+    _, page, source = make(records)
+    assert ("nats" in page.text) == (metric == "accuracy")
+    assert ("nats" in source.split("outgrow-data")[0]) == (metric == "accuracy")
+    assert "would save 2.0e-03" in page.text
+
+
 def test_both_themes_and_a_phone_are_provided_for(make):
     _, _, source = make(list(story()))
     assert "@media (prefers-color-scheme: dark)" in source

@@ -35,8 +35,6 @@ def grow(options: "Grow") -> int:
         InputError: Anything about the options or the data that can't work; nothing is written then.
     """
     device = _device(options.device)
-    if not 0 <= options.seed < 2**63:
-        raise InputError(f"--seed {options.seed}: expected 0 to 2^63 - 1")
     budget = count(options.max_params, "--max-params") if options.max_params else None
     dataset = data.load(
         options.data,
@@ -44,11 +42,8 @@ def grow(options: "Grow") -> int:
         target=options.target,
         task=options.task,
         seed=options.seed,
+        augment=options.augment,
     )
-    if options.augment is not None:
-        if dataset.kind != "image":
-            raise InputError("--augment is for images, and this is a table")
-        dataset = replace(dataset, augment=options.augment)
     network = _seed_network(options, dataset)
     recipe = _recipe(options, len(dataset.train))
     out = options.out if options.out is not None else Path("runs") / dataset.name

@@ -4,23 +4,18 @@ A crop of a padded image and a mirror image are both a choice of rows and column
 tables of indices and one gather. It works on uint8 and never makes the padded images.
 """
 
-from typing import Literal
-
 import torch
 
-Padding = Literal["reflect", "zero"]
 
-
-def augment(
-    x: torch.Tensor, pad: int, generator: torch.Generator | None = None, *, padding: Padding = "reflect"
-) -> torch.Tensor:
+def augment(x: torch.Tensor, pad: int, generator: torch.Generator | None = None) -> torch.Tensor:
     """Shift each image by up to `pad` pixels in both directions and mirror half of them.
+
+    What moves in at the border is the image mirrored there.
 
     Args:
         x: Images of any type, `[b, channels, height, width]`.
         pad: The largest shift, smaller than height and width; 0 only mirrors.
         generator: The only source of chance; equal states, equal results bit for bit, on any device.
-        padding: What moves in at the border: the image mirrored, or zeros.
 
     Returns:
         New images of the same shape and type.
@@ -41,11 +36,7 @@ def augment(
     rows = torch.arange(height) + down[:, None]
     columns = torch.arange(width) + right[:, None]
     columns = torch.where(mirrored[:, None], columns.flip(1), columns)
-    moved = take(x, reflect(rows, height), reflect(columns, width))
-    if padding == "zero":
-        inside = _inside(rows, height)[:, None, :, None] & _inside(columns, width)[:, None, None, :]
-        moved = moved * inside.to(x.device)
-    return moved
+    return take(x, reflect(rows, height), reflect(columns, width))
 
 
 def take(x: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
@@ -80,11 +71,6 @@ def reflect(index: torch.Tensor, size: int) -> torch.Tensor:
         [2, 1, 0, 1, 2, 1, 0]
     """
     return (size - 1) - ((size - 1) - index.abs()).abs()
-
-
-def _inside(index: torch.Tensor, size: int) -> torch.Tensor:
-    """Which indices need no padding."""
-    return (index >= 0) & (index < size)
 
 
 def _draw(below: int, shape: tuple[int, ...], generator: torch.Generator | None) -> torch.Tensor:

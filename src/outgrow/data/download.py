@@ -7,7 +7,7 @@ import tarfile
 import tempfile
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from outgrow.errors import InputError
@@ -60,14 +60,20 @@ def unpack(archive: Path, folder: str) -> None:
 
 @contextmanager
 def _temporary(path: Path) -> Iterator[Path]:
-    """An empty file beside `path`, gone at the end unless it was moved."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
+    """An empty file beside `path`; gone at the end unless it was moved, and so are folders made for it in vain."""
+    made = [folder for folder in path.parents if not folder.exists()]  # the deepest first
     try:
-        yield Path(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        os.close(handle)
+        try:
+            yield Path(name)
+        finally:
+            Path(name).unlink(missing_ok=True)
     finally:
-        Path(name).unlink(missing_ok=True)
+        with suppress(OSError):  # a folder that holds something stays
+            for folder in made:
+                folder.rmdir()
 
 
 def _download(url: str, temporary: Path, path: Path) -> str:

@@ -51,12 +51,12 @@ def labelled(where: object, **parts: tuple[np.ndarray, np.ndarray]) -> tuple[tup
         The names of the classes, and the parts that there are.
 
     Raises:
-        InputError: Examples and labels differ in number, or a label is negative.
+        InputError: Examples and labels differ in number, or an integer label is negative.
     """
     for part, (x, y) in parts.items():
         if len(x) != len(y):
             raise InputError(f"{where}: the {part} part has {len(x)} examples but {len(y)} labels; give one for each")
-        if y.dtype.kind in "if" and (count := int((y < 0).sum())):
+        if y.dtype.kind == "i" and (count := int((y < 0).sum())):
             raise InputError(f"{where}: negative labels: {count} (lowest {y.min()}); classes are numbered from 0")
     classes = class_names(parts["train"][1], where)
     return classes, {

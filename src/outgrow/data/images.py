@@ -43,7 +43,7 @@ def find_images(path: Path) -> Found:
         `val/` if there is no `test/`; with both, `val/` is the validation part.
 
     Raises:
-        InputError: There are no pictures, they differ in size, or one can't be read.
+        InputError: There are no pictures, they differ in size, one can't be read, or all of them don't fit into memory.
     """
     folders = _part_folders(path)
     pictures = {part: _pictures(folder) for part, folder in folders.items()}
@@ -55,11 +55,14 @@ def find_images(path: Path) -> Found:
             )
     everything = [file for part in pictures.values() for file, _ in part]
     width, height = _common_size(path, everything)
-    x = np.empty((len(everything), 3, height, width), np.uint8)
-    for i, file in enumerate(everything):
-        x[i] = read_picture(file)
-    if (x == x[:, :1]).all():
-        x = x[:, :1].copy()
+    try:
+        x = _stack(everything, width, height)
+    except MemoryError:
+        size = len(everything) * 3 * height * width / 1e9
+        raise InputError(
+            f"{path}: {len(everything):,} images of {width} x {height} take {size:.3g} GB, more memory than there is. "
+            f"On a copy of the folder, ImageMagick makes them smaller: {_mogrify(path, '64x64')}"
+        ) from None
     ends = np.cumsum([len(part) for part in pictures.values()])[:-1]
     blocks = dict(zip(pictures, np.split(x, ends), strict=True))
     pairs = {part: (blocks[part], np.array([name for _, name in pictures[part]])) for part in pictures}
@@ -116,9 +119,22 @@ def _common_size(path: Path, files: Sequence[Path]) -> tuple[int, int]:
         counted = [f"{width} x {height} ({count} files)" for (width, height), count in sizes.most_common()]
         raise InputError(
             f"{path}: images of {len(sizes)} sizes: {listed(counted, 4)}; expected one size. On a copy of the folder, "
-            f"ImageMagick resizes them: find {path} -type f -exec mogrify -resize '{_resize(sizes)}!' {{}} +"
+            f"ImageMagick resizes them: {_mogrify(path, _resize(sizes))}"
         )
     return next(iter(sizes))
+
+
+def _stack(files: Sequence[Path], width: int, height: int) -> np.ndarray:
+    """All pictures, uint8 `[n, channels, height, width]`, with one channel if all are grey."""
+    x = np.empty((len(files), 3, height, width), np.uint8)
+    for i, file in enumerate(files):
+        x[i] = read_picture(file)
+    return x[:, :1].copy() if (x == x[:, :1]).all() else x
+
+
+def _mogrify(path: Path, size: str) -> str:
+    """The command that resizes all pictures in a folder."""
+    return f"find {path} -type f -exec mogrify -resize '{size}!' {{}} +"
 
 
 def _resize(sizes: Counter[tuple[int, int]]) -> str:

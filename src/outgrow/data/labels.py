@@ -7,6 +7,30 @@ import torch
 
 from outgrow.errors import InputError
 
+MOST_CLASSES = 20  # whole numbers with more distinct values are regression targets
+MOST_DISTINCT = 0.05  # so are those with more distinct values than this share of the examples
+
+
+def looks_like_classes(distinct: np.ndarray, n: int) -> bool:
+    """Whether numbers of an unknown meaning are classes.
+
+    They are if they are whole, have at most `MOST_CLASSES` distinct values, and these are at most `MOST_DISTINCT` of
+    the examples; two whole values are always classes.
+
+    Args:
+        distinct: The distinct numbers.
+        n: How many examples have them.
+
+    Returns:
+        Whether to treat them as classes.
+
+    Example:
+        >>> [looks_like_classes(np.array(values), 40) for values in ([0.0, 1.0], [0.0, 0.5], [0.0, 1.0, 2.0])]
+        [True, False, False]
+    """
+    whole = np.array_equal(distinct, np.rint(distinct))
+    return whole and len(distinct) <= max(2, min(MOST_CLASSES, MOST_DISTINCT * n))
+
 
 def class_names(values: np.ndarray, where: object) -> tuple[str, ...]:
     """The distinct labels as text: numbers in numeric order, words in alphabetic order.

@@ -10,7 +10,7 @@ import torch
 
 from outgrow.data.dataset import Split, Task
 from outgrow.data.found import Found, labelled
-from outgrow.data.labels import listed
+from outgrow.data.labels import listed, looks_like_classes
 from outgrow.errors import InputError
 
 _PARTS = {"train": ("_train", ""), "validation": ("_val", "_validation"), "test": ("_test",)}
@@ -30,7 +30,8 @@ def find_npz(path: Path, task: Task | None = None) -> Found:
 
     Args:
         path: The file.
-        task: What to treat the targets as; integers, booleans and strings are classes, floats real numbers, if None.
+        task: What to treat the targets as. If None, integers, booleans and strings are classes, and so are floats that
+            look like it (`outgrow.data.labels.looks_like_classes`); other floats are real numbers.
 
     Returns:
         Images if `x` is uint8 with three or four dimensions, a table if it has two.
@@ -48,7 +49,7 @@ def find_npz(path: Path, task: Task | None = None) -> Found:
         if y.ndim == 0 or len(x) != len(y):
             sizes = f"{len(x)} examples in {keys[part].x} but {y.size} in {keys[part].y}"
             raise InputError(f"{path}: {sizes}; give one target for each example")
-    task = task or ("regression" if pairs["train"][1].dtype.kind == "f" else "classification")
+    task = task or _task(pairs["train"][1])
     if task == "classification":
         labels = {part: (x, _labels(path, keys[part].y, y)) for part, (x, y) in pairs.items()}
         classes, splits = labelled(path, **labels)
@@ -143,6 +144,14 @@ def _table(path: Path, name: str, x: np.ndarray) -> np.ndarray:
             f"{path}: NaN or infinite values in {name}: {count} (columns {listed(columns)}); fill or drop them"
         )
     return x
+
+
+def _task(y: np.ndarray) -> Task:
+    """What targets hold by their type and values."""
+    if y.dtype.kind != "f":
+        return "classification"
+    one_each = y.size == len(y)
+    return "classification" if one_each and looks_like_classes(np.unique(y), len(y)) else "regression"
 
 
 def _labels(path: Path, name: str, y: np.ndarray) -> np.ndarray:

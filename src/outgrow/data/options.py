@@ -44,6 +44,6 @@ def options(target: str | None, task: str | None, seed: int, validation: float) 
         raise InputError(f"task {task!r}: expected 'classification' or 'regression'")
     if not 0 < validation < 1:
         raise InputError(f"validation {validation}: expected a share between 0 and 1, such as 0.1")
-    if seed < 0:
-        raise InputError(f"seed {seed}: expected 0 or more")
+    if not 0 <= seed < 2**63:
+        raise InputError(f"seed {seed}: expected 0 to 2^63 - 1")
     return Options(target, _TASKS[task] if task else None, seed, validation)

@@ -74,16 +74,18 @@ def load(
     task: str | None = None,
     seed: int = 0,
     validation: float = 0.1,
+    augment: bool | None = None,
 ) -> Dataset:
     """Load a data set by name or from files of the user's own.
 
     Args:
         source: `digits`, `mnist`, `fashion-mnist`, `cifar10`, or a path; `./mnist` is a path.
-        data_dir: Where named data sets are kept; `$OUTGROW_DATA` or `~/.cache/outgrow` if None.
+        data_dir: Where mnist, fashion-mnist and cifar10 are kept; `$OUTGROW_DATA` or `~/.cache/outgrow` if None.
         target: The column of a CSV file to predict.
         task: "classification" or "regression"; recognised from the targets if None.
         seed: Decides which examples validate; the test part is the same for every seed.
         validation: The share of examples outside of the test part that validate.
+        augment: Whether random crops and flips are wanted, for images; what suits the layout if None.
 
     Returns:
         The data set, in memory.
@@ -101,12 +103,22 @@ def load(
     try:
         if source in NAMES:
             _check_target(source, wanted)
+            if source == "digits":
+                _check_data_dir(source, data_dir, "digits come with scikit-learn")
             loaded = dataset(find_digits() if source == "digits" else find_named(source, data_dir), wanted)
         else:
-            loaded = _layout(source, path, wanted).read(path, wanted)
+            layout = _layout(source, path, wanted)
+            _check_data_dir(source, data_dir, "this is a path")
+            loaded = layout.read(path, wanted)
     except OSError as error:
         raise InputError(f"{error.filename or source}: {error.strerror or error}") from None
-    return replace(loaded, description={"source": source, **loaded.description})
+    if augment is not None and loaded.kind != "image":
+        raise InputError(f"{source}: --augment is for images, and this is a table; leave it out")
+    return replace(
+        loaded,
+        augment=loaded.augment if augment is None else augment,
+        description={"source": source, **loaded.description},
+    )
 
 
 def _layout(source: str, path: Path, wanted: Options) -> Layout:
@@ -139,3 +151,9 @@ def _check_target(source: str, wanted: Options) -> None:
     """Only tables have columns to choose from."""
     if wanted.target is not None:
         raise InputError(f"{source}: target {wanted.target!r} is for CSV files; leave it out, labels are given here")
+
+
+def _check_data_dir(source: str, data_dir: str | None, reason: str) -> None:
+    """Only data sets that are downloaded are kept in the data folder."""
+    if data_dir is not None:
+        raise InputError(f"{source}: --data-dir is for {', '.join(NAMED)}, and {reason}; leave it out")

@@ -9,12 +9,9 @@ import torch
 from outgrow.data.cells import MISSING, is_number, number
 from outgrow.data.columns import numbers
 from outgrow.data.dataset import Task
-from outgrow.data.labels import class_names, class_numbers, listed
+from outgrow.data.labels import class_names, class_numbers, listed, looks_like_classes
 from outgrow.data.rows import Rows
 from outgrow.errors import InputError
-
-MOST_CLASSES = 20  # whole numbers with more distinct values are regression targets
-MOST_DISTINCT = 0.05  # so are those with more distinct values than this share of the rows
 
 
 @dataclass(frozen=True)
@@ -49,8 +46,8 @@ class Target:
 def recognise(rows: Rows, name: str | None, task: Task | None = None) -> Target:
     """Find the target and what it holds.
 
-    Text is classes. Numbers are classes if they are whole, have at most `MOST_CLASSES` distinct values, and these are
-    at most `MOST_DISTINCT` of the rows (two values are always classes); else they are regression targets.
+    Text is classes. Numbers are classes if they look like it (`outgrow.data.labels.looks_like_classes`), else they are
+    regression targets.
 
     Args:
         rows: All rows of the training file.
@@ -73,7 +70,7 @@ def recognise(rows: Rows, name: str | None, task: Task | None = None) -> Target:
     distinct = np.unique(values)
     if len(distinct) == 1:
         raise InputError(f"{where}: the target is {rows.columns[name][0]!r} in every row; there is nothing to learn")
-    task = task or ("classification" if not numeric or _few(distinct, len(rows)) else "regression")
+    task = task or ("classification" if not numeric or looks_like_classes(distinct, len(rows)) else "regression")
     if task == "regression":
         return Target(name, task, (), numeric)
     if 2 * len(distinct) > len(rows):
@@ -126,9 +123,3 @@ def _is_numeric(rows: Rows, name: str) -> tuple[bool, int]:
 def _labels(rows: Rows, name: str, *, numeric: bool) -> np.ndarray:
     """Targets as they are compared: numbers by value, text as it is."""
     return numbers(rows, name) if numeric else np.array(rows.columns[name])
-
-
-def _few(distinct: np.ndarray, n: int) -> bool:
-    """Whether distinct numbers look like classes."""
-    whole = np.array_equal(distinct, np.rint(distinct))
-    return whole and len(distinct) <= max(2, min(MOST_CLASSES, MOST_DISTINCT * n))

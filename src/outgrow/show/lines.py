@@ -48,6 +48,22 @@ def unit(start: Record) -> str:
     return "" if start.get("task") == "regression" else " nats"
 
 
+def in_unit(reason: str, start: Record) -> str:
+    """Write the reason of an event in the unit of its run; the journal has all of them in nats.
+
+    Args:
+        reason: What the journal says.
+        start: The run's start record.
+
+    Returns:
+        The reason.
+
+    >>> in_unit("8 parameters would save 2.0e-03 nats", {"task": "regression"})
+    '8 parameters would save 2.0e-03'
+    """
+    return reason.replace(" nats", unit(start))
+
+
 def _start(record: Record, start: Record, left: float | None) -> Iterator[str]:
     examples = [
         f"{record[part + '_examples']:,} {part}"
@@ -76,7 +92,7 @@ def _epoch(record: Record, start: Record, left: float | None) -> Iterator[str]:
 
 def _event(record: Record, start: Record, left: float | None) -> Iterator[str]:
     if not record["growths"]:
-        yield f"event {record['event']}: nothing grew: {record['reason']}"
+        yield f"event {record['event']}: nothing grew: {in_unit(record['reason'], start)}"
     for growth in record["growths"]:
         yield (
             f"event {record['event']}: {change(growth)}: gain {quantity.gain(growth.get('gain'), growth.get('se'))}"

@@ -11,9 +11,14 @@ from markupsafe import Markup
 
 from outgrow.errors import InputError
 from outgrow.show import plots, quantity
-from outgrow.show.lines import change, unit
+from outgrow.show.lines import change, in_unit, unit
 from outgrow.show.record import Record, pareto
 from outgrow.show.run import Run, read_run
+
+TOLD = {"command", "format", "options", "seed_network", "versions"}
+"""What config.json holds for programs, or what the page says elsewhere."""
+
+LONG = 8  # entries of a list of which only the number is told
 
 
 def write_report(run: Path) -> Path:
@@ -75,8 +80,9 @@ def render(run: Run) -> str:
         headline=headline(run),
         figures=figures(run),
         promise=promise(run.events),
-        events=event_rows(run.events),
+        events=event_rows(run.events, run.start),
         family=family_rows(run),
+        energies=any(size.get("joules") for size in run.sizes),
         settings=settings(run),
         data=data_block(run),
     )
@@ -139,18 +145,20 @@ def promise(events: list[Record]) -> dict[str, float]:
     }
 
 
-def event_rows(events: list[Record]) -> list[dict[str, Any]]:
+def event_rows(events: list[Record], start: Record) -> list[dict[str, Any]]:
     """Lay the events out as rows of a table: one for each growth, one for an event without any.
 
     Args:
         events: Records of events.
+        start: The run's start record, for its unit.
 
     Returns:
         Cells by name; `change` is empty where nothing grew, then `reason` says why.
     """
     rows: list[dict[str, Any]] = []
     for event in events:
-        shared = {"event": event["event"], "epoch": f"{event['epoch']:.1f}", "reason": quantity.clean(event["reason"])}
+        reason = quantity.clean(in_unit(event["reason"], start))
+        shared = {"event": event["event"], "epoch": f"{event['epoch']:.1f}", "reason": reason}
         rows += [
             shared
             | {
@@ -208,7 +216,7 @@ def energy(joules: dict[str, Any] | None) -> str:
 
 
 def settings(run: Run) -> list[tuple[str, str]]:
-    """List how it was run: the command, the data, the machine, the totals.
+    """List how it was run: the command, the data, the machine, the totals, and what else the configuration says.
 
     Args:
         run: The run.
@@ -217,7 +225,7 @@ def settings(run: Run) -> list[tuple[str, str]]:
         Name and value of each, as text.
     """
     start, total = run.start, run.total
-    command = run.config.get("command") or run.config.get("argv")
+    command = run.config.get("command")
     examples = [(part, start.get(f"{part}_examples")) for part in ("train", "validation", "test")]
     versions = start.get("versions") or {}
     rows = [
@@ -234,12 +242,36 @@ def settings(run: Run) -> list[tuple[str, str]]:
         ("compute of checks", quantity.short(total.get("check_flops"), "FLOPs")),
         ("time", quantity.duration(total.get("seconds"))),
         ("time of checks", quantity.duration(total.get("check_seconds"))),
-        ("energy", energy(total.get("joules"))),
+        ("energy", energy(total["joules"]) if total.get("joules") else ""),
     ]
-    shown = {"command", "argv", *start}
-    options = [(name, value) for name, value in run.config.items() if name not in shown and value is not None]
-    rows += [(name, value if isinstance(value, str) else json.dumps(value)) for name, value in options]
+    rows += [(name, written(value)) for name, value in run.config.items() if name not in TOLD and name not in start]
     return [(quantity.clean(name), quantity.clean(value)) for name, value in rows if value not in {None, ""}]
+
+
+def written(value: Any) -> str:
+    """Write a setting in words: an object as its names and values, a long list as its length.
+
+    Args:
+        value: Anything that JSON holds.
+
+    Returns:
+        The text, empty for None.
+
+    >>> written({"epochs": 9, "rates": [0.1, 0.2]}), written(list(range(100)))
+    ('epochs 9, rates 0.1 0.2', '100 entries')
+    """
+    match value:
+        case None:
+            return ""
+        case dict():
+            return ", ".join(f"{name} {text}" for name, inner in value.items() if (text := written(inner)))
+        case list():
+            nested = any(isinstance(inner, list | dict) for inner in value)
+            entries = f"{len(value):,} entr{'y' if len(value) == 1 else 'ies'}"
+            return entries if nested or len(value) > LONG else " ".join(map(written, value))
+        case bool():
+            return "yes" if value else "no"
+    return str(value)
 
 
 def data_block(run: Run) -> Markup:
