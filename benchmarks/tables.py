@@ -50,8 +50,8 @@ def grow_table(results: list[dict]) -> str:
 
 
 def span(values: list[float]) -> str:
-    """Median, with the range where there is one."""
-    middle, low, high = statistics.median(values), min(values), max(values)
+    """Median (the lower of two), with the range where there is one."""
+    middle, low, high = statistics.median_low(values), min(values), max(values)
     return f"{middle:,}" if low == high else f"{middle:,} ({low:,} to {high:,})"
 
 
