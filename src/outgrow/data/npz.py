@@ -85,6 +85,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     except InputError:
         raise
     except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
+        # zipfile raises NotImplementedError for a compression that it does not know
         if "allow_pickle" in str(error) and zipfile.is_zipfile(path):
             raise InputError(f"{path}: holds Python objects; save strings as np.array(names, dtype=str)") from None
         size = path.stat().st_size

@@ -47,7 +47,8 @@ def replace_(model: nn.Module, tensors: Mapping[str, Tensor]) -> Callable[[], No
 
 def _store(module: nn.Module, key: str, tensor: Tensor) -> None:
     store = module._parameters if key in module._parameters else module._buffers
-    store[key] = tensor  # type: ignore[assignment]  # a Parameter goes where a Parameter was
+    # replace_ makes a Parameter of what goes where a Parameter was; the type of the two stores can't say so
+    store[key] = tensor  # type: ignore[assignment]
 
 
 def settle_sizes_(module: nn.Module) -> None:
