@@ -15,8 +15,8 @@ MAY_KNOW = {
     "errors": set(),
     "data": {"errors"},
     "models": {"errors"},
-    "net": {"errors"},
-    "grow": {"errors", "net"},
+    "net": {"errors", "models"},
+    "grow": {"errors", "models", "net"},
     "show": {"errors"},
     "train": {"errors", "net", "grow", "data", "models"},
 }

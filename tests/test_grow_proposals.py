@@ -10,7 +10,7 @@ from outgrow.grow.proposals import closed_form, propose
 from outgrow.grow.sample import Batch
 from outgrow.grow.trial import Trial
 from outgrow.net.axes import axes
-from outgrow.net.edits import widen
+from outgrow.net.widening import widen
 
 
 def seeded(seed=0):

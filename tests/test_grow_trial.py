@@ -12,7 +12,7 @@ from outgrow.grow.sample import Batch
 from outgrow.grow.trial import Trial, can_try, tried
 from outgrow.models.seed import Seed
 from outgrow.net.axes import axes
-from outgrow.net.edits import Widening, widen
+from outgrow.net.widening import Widening, widen
 
 
 class Concat(nn.Module):

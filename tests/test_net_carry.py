@@ -12,7 +12,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from net_cases import CASES, noise
 from outgrow.errors import InputError
 from outgrow.net.carry import Newborns, adopt_shapes_
-from outgrow.net.edits import Edit
+from outgrow.net.edit import Edit
 from outgrow.net.widen import widen_
 
 X = noise(4, 3).double()

@@ -10,8 +10,8 @@ from torch import nn
 from net_cases import CASES, IMAGE, Case, noise
 from outgrow.net.axes import axes
 from outgrow.net.cost import flops, flops_after, flops_by_weight, parameters, parameters_after
-from outgrow.net.edits import Widening
 from outgrow.net.widen import apply_
+from outgrow.net.widening import Widening
 
 every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 

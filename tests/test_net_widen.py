@@ -14,12 +14,13 @@ from net_cases import CASES, IMAGE, ROW, Case, Chain, noise
 from outgrow.errors import EditError, InputError
 from outgrow.net.axes import Axis, Member, axes
 from outgrow.net.carry import adopt_shapes_
-from outgrow.net.edits import Edit, Widening
+from outgrow.net.edit import Edit
 from outgrow.net.inputs import call
 from outgrow.net.preserve import TOLERANCE, change
 from outgrow.net.rules import RULES, join
 from outgrow.net.surgery import tensors_of
 from outgrow.net.widen import apply_, widen_
+from outgrow.net.widening import Widening
 
 every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 

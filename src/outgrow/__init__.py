@@ -5,13 +5,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from outgrow.errors import EditError as EditError
+    from outgrow.errors import GrowthError as GrowthError
     from outgrow.errors import InputError as InputError
     from outgrow.grow.event import Event as Event
     from outgrow.grow.policy import Policy as Policy
     from outgrow.grow.policy import Proportional as Proportional
     from outgrow.net.axes import Axis as Axis
     from outgrow.net.axes import axes as axes
-    from outgrow.net.edits import Edit as Edit
+    from outgrow.net.edit import Edit as Edit
     from outgrow.net.widen import widen_ as widen_
     from outgrow.train.family import load as load
     from outgrow.train.grower import Grower as Grower
@@ -20,10 +21,11 @@ __version__ = "0.1.0"
 
 _HOME = {
     "Axis": "outgrow.net.axes",
-    "Edit": "outgrow.net.edits",
+    "Edit": "outgrow.net.edit",
     "EditError": "outgrow.errors",
     "Event": "outgrow.grow.event",
     "Grower": "outgrow.train.grower",
+    "GrowthError": "outgrow.errors",
     "InputError": "outgrow.errors",
     "Policy": "outgrow.grow.policy",
     "Proportional": "outgrow.grow.policy",

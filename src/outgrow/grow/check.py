@@ -17,8 +17,8 @@ from outgrow.grow.sample import Sample, chunk_of, examples_in
 from outgrow.grow.trial import Trial, tried
 from outgrow.net.axes import Axis
 from outgrow.net.cost import flops_after, flops_by_weight, parameters_after
-from outgrow.net.edits import Widening
 from outgrow.net.inputs import Example
+from outgrow.net.widening import Widening
 
 A_PASSES = 6  # in forward passes: statistics of norms, the moments' own, and two backward passes of two
 TRIAL_COST = 1.6  # forward FLOPs of a model with units on trial against those of the model as it is, about

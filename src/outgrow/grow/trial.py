@@ -17,9 +17,9 @@ from outgrow.grow.patches import is_mixer
 from outgrow.grow.sample import Batch
 from outgrow.grow.score import increase, natural_step
 from outgrow.net.axes import Axis, Member
-from outgrow.net.edits import Widening, widen
 from outgrow.net.inputs import call
 from outgrow.net.surgery import tensors_of
+from outgrow.net.widening import Widening, widen
 
 
 class Trial:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from outgrow.errors import InputError
 from outgrow.net.inputs import Example
+from outgrow.net.setting import Scaled
 from outgrow.net.trace import Trace, trace
 
 
@@ -44,6 +45,7 @@ class Axis:
         members: Every dimension that changes with it, in the order of the graph.
         growable: Whether it can change.
         reason: Why not, or empty.
+        settings: Attributes of modules that change with it, such as the number of heads.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Axis:
     members: tuple[Member, ...]
     growable: bool
     reason: str
+    settings: tuple[Scaled, ...] = ()
 
     def with_role(self, role: str) -> list[Member]:
         """Return the members that have a role."""

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
 from outgrow.errors import InputError
-from outgrow.net.edits import Change, Edit, grid
+from outgrow.net.edit import Change, Edit, grid
 from outgrow.net.surgery import replace_, tensors_of
 
 

@@ -10,7 +10,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from outgrow.errors import EditError
-from outgrow.net.edits import Edit
+from outgrow.net.edit import Edit
 from outgrow.net.inputs import Example, call, modes_kept
 
 TOLERANCE = 1e-5  # of the output's scale, float32: rounding of sums in another order
@@ -77,12 +77,12 @@ def verified(model: nn.Module, inputs: Example, apply: Callable[[], Edit]) -> Ed
         after = {training: outputs(model, inputs, training) for training in (True, False)}
     except Exception as error:
         edit.undo()
-        raise EditError(f"{_name(edit)}: the widened model fails: {error}") from error
+        raise EditError(f"{edit.what}: the edited model fails: {error}") from error
     edit.moved = max((change(old, after[mode]) for mode, old in before.items() if old is not None), default=0.0)
     if not edit.moved <= TOLERANCE:
         edit.undo()
         raise EditError(
-            f"{_name(edit)}: an output moved by {edit.moved:.1e} of its scale, expected at most {TOLERANCE:.0e}; undone"
+            f"{edit.what}: an output moved by {edit.moved:.1e} of its scale, expected at most {TOLERANCE:.0e}; undone"
         )
     return edit
 
@@ -101,7 +101,3 @@ def change(before: list[Tensor], after: list[Tensor] | None) -> float:
         scale = float(old.abs().masked_fill(~old.isfinite(), 0.0).max())
         moved = max(moved, float(gap.max()) / max(scale, 1e-30))
     return moved
-
-
-def _name(edit: Edit) -> str:
-    return "widening " + ", ".join(f"{w.axis.name} by {w.units}" for w in edit.widenings)

@@ -10,9 +10,10 @@ from torch.optim.swa_utils import AveragedModel
 from outgrow.errors import InputError
 from outgrow.net.axes import Axis, axes, find_axis
 from outgrow.net.carry import carry_average_, carry_optimizer_
-from outgrow.net.edits import Edit, Widening, widen
+from outgrow.net.edit import Edit
 from outgrow.net.inputs import Example
 from outgrow.net.preserve import verified
+from outgrow.net.widening import Widening, widen
 
 
 def apply_(

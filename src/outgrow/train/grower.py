@@ -20,7 +20,7 @@ from outgrow.grow.sample import Batch, as_tensors, chunk_of, device_of, draw
 from outgrow.grow.trial import can_try
 from outgrow.net.axes import Axis, axes
 from outgrow.net.cost import flops, parameters, parameters_after
-from outgrow.net.edits import Edit
+from outgrow.net.edit import Edit
 from outgrow.net.inputs import Example
 from outgrow.net.widen import apply_
 

@@ -1,13 +1,14 @@
-"""Edits: wider tensors in place of the old ones, with the maps that say where every old entry went."""
+"""Widenings: larger tensors in place of the old ones, with the maps that say where every old entry went."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
 
 from outgrow.net.axes import Axis, Member
+from outgrow.net.edit import Change, Edit, grid
 from outgrow.net.surgery import replace_, tensors_of
 
 
@@ -28,58 +29,6 @@ class Widening:
     units: int
     rows: Mapping[str, Tensor] = field(default_factory=dict)
     channels: Mapping[str, Tensor] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, eq=False)
-class Change:
-    """How one tensor became a larger one.
-
-    Args:
-        name: Its name in the state dict.
-        old: The tensor before.
-        new: The tensor after.
-        keep: For each dimension, where the old entries are now [old size].
-    """
-
-    name: str
-    old: Tensor
-    new: Tensor
-    keep: tuple[Tensor, ...]
-
-    def carry(self, tensor: Tensor, fill: Tensor | float = 0.0) -> Tensor:
-        """Bring a tensor of the old shape (a moment, an average) to the new one; new entries are `fill`."""
-        grown = torch.empty(self.new.shape, dtype=tensor.dtype, device=tensor.device)
-        grown.copy_(fill if isinstance(fill, Tensor) else torch.full_like(grown, fill))
-        grown[grid(self.keep)] = tensor
-        return grown
-
-
-@dataclass
-class Edit:
-    """An applied edit; `undo()` takes it back.
-
-    Args:
-        widenings: What was asked for.
-        changes: Every tensor that changed.
-        axes: All axes of the model as it is now.
-        moved: Largest change of an output, relative to the output's scale, in train and in eval mode; None where it
-            was not checked.
-    """
-
-    widenings: tuple[Widening, ...]
-    changes: tuple[Change, ...]
-    axes: list[Axis]
-    moved: float | None = None
-    _undo: list[Callable[[], None]] = field(default_factory=list, repr=False)
-
-    def on_undo(self, action: Callable[[], None]) -> None:
-        """Add what has to be put back too, such as an optimizer's state."""
-        self._undo.append(action)
-
-    def undo(self) -> None:
-        """Put everything back as it was before the edit, the very same tensors."""
-        while self._undo:
-            self._undo.pop()()
 
 
 @dataclass(frozen=True)
@@ -121,7 +70,7 @@ def widen(
     put_back = replace_(model, {name: grown for name, _, grown, _ in changes})
     after = tensors_of(model)
     edit = Edit(
-        tuple(widenings),
+        "widening " + ", ".join(f"{w.axis.name} by {w.units}" for w in widenings),
         tuple(Change(name, old, after[name], keep) for name, old, _, keep in changes),
         [_regrown(axis, plans) for axis in found],
     )
@@ -252,8 +201,3 @@ def _regrown(axis: Axis, plans: Mapping[str, _Plan]) -> Axis:
             index = torch.cat([index, *new])
         members.append(replace(member, index=index))
     return replace(axis, members=tuple(members), size=len(members[0].index))
-
-
-def grid(indices: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """Indices that pick the outer product of one list of positions for each dimension."""
-    return tuple(index.view([-1 if i == dim else 1 for i in range(len(indices))]) for dim, index in enumerate(indices))

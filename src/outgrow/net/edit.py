@@ -1,0 +1,93 @@
+"""Edits: what a change of a network did, so that optimizer state and averages can follow, and it can be undone."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from outgrow.net.axes import Axis
+from outgrow.net.setting import Setting
+
+
+@dataclass(frozen=True, eq=False)
+class Change:
+    """How one tensor became another.
+
+    Args:
+        name: Its name in the state dict.
+        old: The tensor before.
+        new: The tensor after.
+        keep: For each dimension, where the old entries that stayed are now [kept].
+        kept: For each dimension, where they were before [kept]; empty where all of them stayed.
+    """
+
+    name: str
+    old: Tensor
+    new: Tensor
+    keep: tuple[Tensor, ...]
+    kept: tuple[Tensor, ...] = ()
+
+    def carry(self, tensor: Tensor, fill: Tensor | float = 0.0) -> Tensor:
+        """Bring a tensor of the old shape (a moment, an average) to the new one; new entries are `fill`."""
+        carried = torch.empty(self.new.shape, dtype=tensor.dtype, device=tensor.device)
+        carried.copy_(fill if isinstance(fill, Tensor) else torch.full_like(carried, fill))
+        carried[grid(self.keep)] = tensor[grid(self.kept)] if self.kept else tensor
+        return carried
+
+
+@dataclass(frozen=True, eq=False)
+class Insertion:
+    """New modules behind a child of a container, or in place of a child that has become a chain.
+
+    Args:
+        parent: Path of the module that holds them.
+        child: Name of the child that they come behind. Where the parent is an `nn.Sequential` or `nn.ModuleList` the
+            later children move up; elsewhere the child becomes `nn.Sequential(child, *modules)`.
+        modules: What is new, in order.
+        like: For each new parameter, by its path within `modules` ("0.weight"), the name in the model before the edit
+            of the parameter whose options of the optimizer (its group) it shares.
+    """
+
+    parent: str
+    child: str
+    modules: tuple[nn.Module, ...]
+    like: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class Edit:
+    """An applied edit; `undo()` takes it back.
+
+    Args:
+        what: What was asked for, in words.
+        changes: Every tensor that became another one.
+        axes: All axes of the model as it is now; empty where the edit changed the graph, so that they have to be found
+            anew.
+        insertions: Every place where modules came in.
+        settings: Every attribute that was set beside the tensors, with its new value.
+        moved: Largest change of an output, relative to the output's scale, in train and in eval mode; None where it
+            was not checked.
+    """
+
+    what: str
+    changes: tuple[Change, ...] = ()
+    axes: list[Axis] = field(default_factory=list)
+    insertions: tuple[Insertion, ...] = ()
+    settings: tuple[Setting, ...] = ()
+    moved: float | None = None
+    _undo: list[Callable[[], None]] = field(default_factory=list, repr=False)
+
+    def on_undo(self, action: Callable[[], None]) -> None:
+        """Add what has to be put back too, such as an optimizer's state."""
+        self._undo.append(action)
+
+    def undo(self) -> None:
+        """Put everything back as it was before the edit, the very same tensors."""
+        while self._undo:
+            self._undo.pop()()
+
+
+def grid(indices: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Indices that pick the outer product of one list of positions for each dimension."""
+    return tuple(index.view([-1 if i == dim else 1 for i in range(len(indices))]) for dim, index in enumerate(indices))
