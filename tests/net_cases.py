@@ -247,7 +247,7 @@ class Autoencoder(nn.Module):
 
 
 class Multiplied(nn.Module):
-    """A depthwise convolution with two filters a channel, which stays as it is."""
+    """A depthwise convolution with two filters a channel."""
 
     def __init__(self):
         super().__init__()
@@ -349,7 +349,7 @@ CASES: dict[str, Case] = {
     "vgg": Case(Vgg, IMAGE, {"features.0.0": 4, "features.2.0": 5, "classifier.0": 6}, dropout=True),
     "shared": Case(Shared, noise(4, 2, 3), {"side": 4}),
     "tied": Case(Tied, ROW, {"a": 4}),
-    "tied language": Case(TiedLanguage, tokens(), {"up": 6}),
+    "tied language": Case(TiedLanguage, tokens(), {"embed": 4, "up": 6}),
     "inverted": Case(Inverted, IMAGE, {"stem": 4, "up": 6}),
     "excite": Case(Excite, IMAGE, {"stem.0": 4, "down": 2}),
     "glu": Case(Glu, ROW, {"chunked": 4, "ready": 3}),
@@ -357,12 +357,12 @@ CASES: dict[str, Case] = {
     "layer scale": Case(lambda: ConvNeXt(False), IMAGE, {"stem": 4, "up": 5}),
     "layer norm": Case(lambda: ConvNeXt(True), IMAGE, {"up": 5}),
     "sequence": Case(Sequence, noise(4, 2, 12), {"a": 4, "b": 3}),
-    "recurrent": Case(Recurrent, tokens(), {"hidden": 6}),
+    "recurrent": Case(Recurrent, tokens(), {"embed": 4, "lstm": 5, "hidden": 6}),
     "bag": Case(Bag, tokens(), {"embed": 4, "hidden": 5}),
     "encoder": Case(lambda: Encoder(True), noise(4, 5, 3), {"layer.linear1": 6}, dropout=True),
     "encoder, norm last": Case(lambda: Encoder(False), noise(4, 5, 3), {"layer.linear1": 6}, dropout=True),
-    "autoencoder": Case(Autoencoder, noise(4, 1, 8, 8), {"a": 4}),
-    "multiplied": Case(Multiplied, IMAGE, {"b": 3}),
+    "autoencoder": Case(Autoencoder, noise(4, 1, 8, 8), {"a": 4, "b": 3, "c": 4}),
+    "multiplied": Case(Multiplied, IMAGE, {"a": 4, "b": 3}),
     "bare": Case(Bare, ROW, {"weights": 4, "weights:2": 5}),
     "keywords": Case(Functional, {"left": ROW, "right": noise(4, 2)}, {"a": 4}, dropout=True),
     "tuple": Case(Functional, (ROW, noise(4, 2)), {"a": 4}, dropout=True),

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from net_cases import CASES, IMAGE, ROW, Case, Chain, noise
-from outgrow.errors import EditError, InputError
+from outgrow.errors import EditError, GrowthError, InputError
 from outgrow.net.axes import Axis, Member, axes
 from outgrow.net.carry import adopt_shapes_
 from outgrow.net.edit import Edit
@@ -247,9 +247,49 @@ def test_the_same_generator_gives_the_same_rows():
 
 def test_frozen_weights_stay_frozen():
     model = CASES["mlp"].model()
-    model[1].head.weight.requires_grad_(False)
+    model[1].hidden[1].weight.requires_grad_(False)
     widen_(model, "mlp.hidden.1", 1, example=CASES["mlp"].example)
-    assert [p.requires_grad for p in (model[1].head.weight, model[1].head.bias)] == [False, True]
+    assert [p.requires_grad for p in (model[1].hidden[1].weight, model[1].hidden[1].bias)] == [False, True]
+
+
+def test_units_that_only_frozen_weights_read_are_not_offered():
+    model = CASES["mlp"].model()
+    model[1].head.weight.requires_grad_(False)
+    with pytest.raises(GrowthError, match=r"can't grow: mlp.head.weight does not require gradients"):
+        widen_(model, "mlp.hidden.1", 1, example=CASES["mlp"].example)
+
+
+def test_marks_and_gradients_of_a_parameter_are_carried():
+    case = CASES["mlp"]
+    model, optimizer = trained(case)
+    old = model[1].hidden[1].weight
+    old.grad, old.no_decay = torch.ones_like(old), True
+    widen_(model, "mlp.hidden.1", 2, example=case.example, optimizer=optimizer)
+    new = model[1].hidden[1].weight
+    assert new.no_decay
+    assert torch.equal(new.grad, torch.cat([torch.ones_like(old), torch.zeros(2, old.shape[1])]))
+
+
+def test_edits_are_undone_last_first():
+    case = CASES["mlp"]
+    model, optimizer = trained(case)
+    before = everything_in(model, optimizer)
+    first = widen_(model, "mlp.hidden.0", 1, example=case.example, optimizer=optimizer)
+    second = widen_(model, "mlp.hidden.1", 1, example=case.example, optimizer=optimizer)
+    between = everything_in(model, optimizer)
+    with pytest.raises(GrowthError, match=r"widening mlp.hidden.0 by 1: a later edit has changed the same tensors"):
+        first.undo()
+    assert everything_in(model, optimizer) == between
+    second.undo()
+    first.undo()
+    assert everything_in(model, optimizer) == before
+
+
+def test_rounding_that_a_norm_magnifies_is_no_change():
+    torch.manual_seed(0)
+    layers = [nn.Linear(3, 6), *(nn.Sequential(nn.BatchNorm1d(6), nn.Linear(6, 6)) for _ in range(8)), nn.Linear(6, 2)]
+    model, x = nn.Sequential(*layers), torch.randn(3, 3)
+    assert all(widen_(model, axis.name, 3, example=x) for axis in axes(model, x) if axis.growable)
 
 
 def test_tied_weights_stay_tied():
@@ -278,19 +318,35 @@ def test_a_batch_of_one_is_compared_in_eval_mode():
 WRONG = {
     "depends on the width": lambda h: h / h.shape[1],
     "becomes NaN": lambda h: h * torch.full((), 4.0 - h.shape[1]).sqrt().add(1),
-    "fails": lambda h: h + 0 * h.reshape(-1, 4),
+    "fails": lambda h: h if h.shape[1] == 4 else h[:, :, 0],
 }
+
+
+def wrong(between) -> tuple[Case, list[Axis]]:
+    """A network, and the axes that it would have if the function between its layers were another one."""
+    right = Chain(nn.Linear(3, 4), F.relu, nn.Linear(4, 2))
+    return Case(lambda: Chain(nn.Linear(3, 4), between, nn.Linear(4, 2)), ROW, {}), axes(right, ROW)
 
 
 @pytest.mark.parametrize("between", WRONG.values(), ids=WRONG)
 def test_an_edit_that_changes_the_function_is_taken_back(between):
-    case = Case(lambda: Chain(nn.Linear(3, 4), between, nn.Linear(4, 2)), ROW, {})
+    case, found = wrong(between)
     model, optimizer = trained(case)
     before = everything_in(model, optimizer)
-    with pytest.raises(EditError, match="widening first by 2: "):
-        widen_(model, "first", 2, example=ROW, optimizer=optimizer)
+    with pytest.raises(EditError, match=r"widening first by 2 \(first.weight \[4, 3\] -> \[6, 3\], .*; undone"):
+        apply_(model, found, [Widening(found[0], 2)], inputs=ROW, optimizer=optimizer)
     assert everything_in(model, optimizer) == before
     assert model.training
+
+
+@pytest.mark.parametrize("between", WRONG.values(), ids=WRONG)
+def test_what_would_change_the_function_is_not_offered(between):
+    case, _ = wrong(between)
+    model, optimizer = trained(case)
+    before = everything_in(model, optimizer)
+    with pytest.raises(GrowthError, match="axis 'first' can't grow: with one more unit"):
+        widen_(model, "first", 2, example=ROW, optimizer=optimizer)
+    assert everything_in(model, optimizer) == before
 
 
 def test_a_rule_that_is_wrong_is_found_out(monkeypatch):
@@ -298,14 +354,14 @@ def test_a_rule_that_is_wrong_is_found_out(monkeypatch):
     case = Case(lambda: Chain(nn.Linear(3, 4), lambda h: F.softmax(h, 1), nn.Linear(4, 2)), ROW, {})
     model, optimizer = trained(case)
     before = everything_in(model, optimizer)
-    with pytest.raises(EditError, match=r"an output moved by .* of its scale, expected at most 1e-05; undone"):
+    with pytest.raises(GrowthError, match="can't grow: with one more unit an output moves by"):
         widen_(model, "first", 2, example=ROW, optimizer=optimizer)
     assert everything_in(model, optimizer) == before
 
 
 def test_what_cannot_be_widened():
     model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
-    with pytest.raises(InputError, match="expected at least one unit to add on '0', got 0"):
+    with pytest.raises(InputError, match="expected a whole number of at least one unit to add on '0', got 0"):
         widen_(model, "0", 0, example=ROW)
     with pytest.raises(InputError, match="axis '2' can't grow: it is an output of the network"):
         widen_(model, "2", 1, example=ROW)

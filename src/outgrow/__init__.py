@@ -10,9 +10,13 @@ if TYPE_CHECKING:
     from outgrow.grow.event import Event as Event
     from outgrow.grow.policy import Policy as Policy
     from outgrow.grow.policy import Proportional as Proportional
-    from outgrow.net.axes import Axis as Axis
     from outgrow.net.axes import axes as axes
+    from outgrow.net.axis import Axis as Axis
+    from outgrow.net.deepen import deepen_ as deepen_
     from outgrow.net.edit import Edit as Edit
+    from outgrow.net.places import Place as Place
+    from outgrow.net.places import places as places
+    from outgrow.net.remove import remove_ as remove_
     from outgrow.net.widen import widen_ as widen_
     from outgrow.train.family import load as load
     from outgrow.train.grower import Grower as Grower
@@ -20,7 +24,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
-    "Axis": "outgrow.net.axes",
+    "Axis": "outgrow.net.axis",
     "Edit": "outgrow.net.edit",
     "EditError": "outgrow.errors",
     "Event": "outgrow.grow.event",
@@ -30,7 +34,11 @@ _HOME = {
     "Policy": "outgrow.grow.policy",
     "Proportional": "outgrow.grow.policy",
     "axes": "outgrow.net.axes",
+    "Place": "outgrow.net.places",
+    "deepen_": "outgrow.net.deepen",
     "load": "outgrow.train.family",
+    "places": "outgrow.net.places",
+    "remove_": "outgrow.net.remove",
     "widen_": "outgrow.net.widen",
 }
 

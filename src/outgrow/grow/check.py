@@ -15,7 +15,7 @@ from outgrow.grow.policy import Decision, Policy, Situation
 from outgrow.grow.proposals import propose
 from outgrow.grow.sample import Sample, chunk_of, examples_in
 from outgrow.grow.trial import Trial, tried
-from outgrow.net.axes import Axis
+from outgrow.net.axis import Axis
 from outgrow.net.cost import flops_after, flops_by_weight, parameters_after
 from outgrow.net.inputs import Example
 from outgrow.net.widening import Widening

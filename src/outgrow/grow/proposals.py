@@ -24,7 +24,7 @@ from outgrow.grow.moments import Moments, recorded_calls, take_moments
 from outgrow.grow.patches import is_mixer, read_rows
 from outgrow.grow.sample import Batch
 from outgrow.grow.score import solve
-from outgrow.net.axes import Axis, Member
+from outgrow.net.axis import Axis, Member
 from outgrow.net.inputs import call
 from outgrow.net.preserve import frozen_state
 from outgrow.net.widening import Widening

@@ -16,7 +16,7 @@ from outgrow.grow.moments import take_moments
 from outgrow.grow.patches import is_mixer
 from outgrow.grow.sample import Batch
 from outgrow.grow.score import increase, natural_step
-from outgrow.net.axes import Axis, Member
+from outgrow.net.axis import Axis, Member
 from outgrow.net.inputs import call
 from outgrow.net.surgery import tensors_of
 from outgrow.net.widening import Widening, widen
@@ -178,6 +178,8 @@ def can_try(model: nn.Module, axis: Axis) -> str:
     """Return why the units of an axis can't be put on trial, or an empty string."""
     if not axis.growable:
         return axis.reason
+    if axis.zero != "in":
+        return "its new units come in through zero rows, whose worth can't be judged by what reads them"
     for member in axis.consumers:
         if not is_mixer(model.get_submodule(member.module)) or not member.tensor.endswith("weight"):
             return f"{member.module}, which reads it, is no linear layer or ungrouped convolution"

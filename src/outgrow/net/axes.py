@@ -1,93 +1,37 @@
-"""Axes: the dimensions of parameters and buffers that must change together."""
+"""Find the axes of a model: what can grow, what is fixed and why."""
 
+import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from outgrow.errors import InputError
+from outgrow.errors import GrowthError
+from outgrow.net.axis import Axis as Axis
+from outgrow.net.axis import Member as Member
+from outgrow.net.confirm import Found, confirmed
+from outgrow.net.graph import Graph, graph_of
 from outgrow.net.inputs import Example
-from outgrow.net.setting import Scaled
-from outgrow.net.trace import Trace, trace
-
-
-@dataclass(frozen=True, eq=False)
-class Member:
-    """One dimension of one tensor along which an axis lies.
-
-    Args:
-        tensor: Name in the state dict.
-        dim: Dimension of the tensor.
-        index: Where each unit sits along the dimension [units, entries]; several entries where one unit covers more
-            than one place, like the k*k columns of a linear layer behind a flattened convolution.
-        roles: What the dimension is for: `out` hands the axis out, `in` reads it, `channel` has one entry for each.
-    """
-
-    tensor: str
-    dim: int
-    index: Tensor
-    roles: frozenset[str]
-
-    @property
-    def module(self) -> str:
-        """Path of the module that owns the tensor."""
-        return self.tensor.rpartition(".")[0]
-
-
-@dataclass(frozen=True, eq=False)
-class Axis:
-    """A number of channels or neurons, in all the places where it shows.
-
-    Args:
-        name: Path of the first module that hands the axis out.
-        size: Units it has now.
-        members: Every dimension that changes with it, in the order of the graph.
-        growable: Whether it can change.
-        reason: Why not, or empty.
-        settings: Attributes of modules that change with it, such as the number of heads.
-    """
-
-    name: str
-    size: int
-    members: tuple[Member, ...]
-    growable: bool
-    reason: str
-    settings: tuple[Scaled, ...] = ()
-
-    def with_role(self, role: str) -> list[Member]:
-        """Return the members that have a role."""
-        return [member for member in self.members if role in member.roles]
-
-    @property
-    def consumers(self) -> list[Member]:
-        """The weights that read the axis."""
-        return self.with_role("in")
-
-    @property
-    def producers(self) -> list[Member]:
-        """The weights that hand the axis out."""
-        return self.with_role("out")
-
-    def __repr__(self) -> str:
-        places = ", ".join(f"{m.tensor}[{m.dim}]" for m in self.members)
-        return f"{self.name}: {self.size} units in {places}" + ("" if self.growable else f" (fixed: {self.reason})")
+from outgrow.net.surgery import tensors_of
+from outgrow.net.trace import Trace, walk
 
 
 def axes(model: nn.Module, example: Example) -> list[Axis]:
     """Find every axis of a model: what can grow, what is fixed and why.
 
-    The model is exported with `torch.export` and its graph run once on channel numbers (architecture.md, decision 1).
+    The model's graph is run once on channel numbers (architecture.md, decision 1). Where sizes that stand in the code
+    may be in the way, such as a number of heads, one axis of each kind is widened by one unit, run and undone.
 
     Args:
-        model: Any module; it is not changed.
+        model: Any module; it is as before when this returns.
         example: One input: a tensor, a tuple of positional or a dict of keyword arguments.
 
     Returns:
         The axes in the order of the graph.
 
     Raises:
-        InputError: The model can't be exported with this example.
+        GrowthError: The model does not run on this example, or is scripted or wrapped.
 
     Examples:
         >>> from torch import nn
@@ -98,74 +42,155 @@ def axes(model: nn.Module, example: Example) -> list[Axis]:
         0 (input): 4 units in 0.weight[1] (fixed: it reads the input or a value that can't grow)
         2: 2 units in 2.weight[0], 2.bias[0] (fixed: it is an output of the network)
     """
-    return axes_of(trace(model, example))
+    graph = graph_of(model, example)
+    cuts = Cuts()
+    while True:
+        found = walk(model, graph, cuts.choices)
+        known = confirmed(model, example, found, axes_of(found))
+        if cuts.settled(found, known):
+            _warn_of_unseen(model, graph)
+            return [_learning(model, one.axis) for one in known]
 
 
-def axes_of(walk: Trace) -> list[Axis]:
+def _learning(model: nn.Module, axis: Axis) -> Axis:
+    """The axis; fixed where the weights through which new units would come in are all frozen."""
+    gates = {member.tensor for member in (axis.consumers if axis.zero == "in" else axis.producers)}
+    tensors = tensors_of(model)
+    if not axis.growable or any(tensors[name].requires_grad for name in gates):
+        return axis
+    return replace(axis, growable=False, reason=f"{', '.join(sorted(gates))} does not require gradients")
+
+
+def _warn_of_unseen(model: nn.Module, graph: Graph) -> None:
+    """Say which parameters a recorded pass has not met: other branches may read what grows."""
+    unseen = [name for name, _ in model.named_parameters() if name not in set(graph.stored.values())]
+    if graph.recorded and unseen:
+        warnings.warn(
+            f"{type(model).__name__}: its control flow depends on the data, and this example did not use "
+            f"{', '.join(unseen[:4])}; what reads a grown axis there does not grow along",
+            stacklevel=3,
+        )
+
+
+class Cuts:
+    """Which part of each cut of channels into parts grows: the first likely one that lets more than one unit grow.
+
+    Attributes:
+        choices: The one to take next, by the key of the cut.
+    """
+
+    def __init__(self) -> None:
+        self.choices: dict[str, int] = {}
+        self._units: dict[str, dict[int, int]] = {}
+
+    def settled(self, found: Trace, known: Sequence[Found]) -> bool:
+        """Note how many units each choice gives, and choose anew; False where that changes anything."""
+        before = dict(self.choices)
+        units = _units_by_cut(found, known)
+        for key, ways in found.cuts.items():
+            tried = self._units.setdefault(key, {})
+            tried[before.get(key, 0)] = units.get(key, 0)
+            untried = [choice for choice in range(ways) if choice not in tried]
+            best = max(tried, key=lambda choice: (tried[choice], -choice))
+            self.choices[key] = untried[0] if tried[best] <= 1 and untried else best
+        return all(self.choices[key] == before.get(key, 0) for key in found.cuts)
+
+
+def _units_by_cut(found: Trace, known: Sequence[Found]) -> dict[str, int]:
+    """The most units of an axis that can grow and goes through a cut."""
+    sizes = {root: one.axis.size for one in known if one.axis.growable for root in one.roots}
+    units: dict[str, int] = {}
+    for shaped in found.shaped:
+        if shaped.cut:
+            here = max((sizes.get(root, 0) for root in found.roots_in(shaped)), default=0)
+            units[shaped.cut] = max(units.get(shaped.cut, 0), here)
+    return units
+
+
+def axes_of(found: Trace) -> list[Found]:
     """Group joined channel numbers into axes: units with the same places belong to one axis."""
-    roots = _places(walk)
-    reasons = walk.numbers.reasons()
+    roots = _places(found)
+    reasons = found.numbers.reasons()
     groups: dict[tuple[object, ...], list[int]] = {}
     for root, places in roots.items():
         signature = tuple((tensor, dim, len(at)) for (tensor, dim), at in places.items())
         groups.setdefault((signature, root in reasons), []).append(root)
-    found = [_axis(walk, [roots[root] for root in group], reasons.get(group[0], "")) for group in groups.values()]
-    return _with_unique_names(found)
+    known = [
+        Found(_axis(found, [roots[root] for root in group], reasons.get(group[0], "")), frozenset(group))
+        for group in groups.values()
+    ]
+    return _with_unique_names(known)
 
 
-def _places(walk: Trace) -> dict[int, dict[tuple[str, int], list[int]]]:
+def _places(found: Trace) -> dict[int, dict[tuple[str, int], list[int]]]:
     """For each representative: where its numbers stand, by (tensor, dimension)."""
     roots: dict[int, dict[tuple[str, int], list[int]]] = {}
-    for tensor, dim in walk.roles:
-        for position, number in enumerate(walk.stored[tensor].runs[dim].tolist()):
-            places = roots.setdefault(walk.numbers.root(number), {})
+    for tensor, dim in found.roles:
+        for position, number in enumerate(found.stored[tensor].runs[dim].tolist()):
+            places = roots.setdefault(found.numbers.root(number), {})
             places.setdefault((tensor, dim), []).append(position)
     return roots
 
 
-def _axis(walk: Trace, units: Sequence[dict[tuple[str, int], list[int]]], reason: str) -> Axis:
+def _axis(found: Trace, units: Sequence[dict[tuple[str, int], list[int]]], reason: str) -> Axis:
     members = tuple(
-        Member(tensor, dim, torch.tensor([unit[tensor, dim] for unit in units]), frozenset(walk.roles[tensor, dim]))
+        Member(tensor, dim, torch.tensor([unit[tensor, dim] for unit in units]), frozenset(found.roles[tensor, dim]))
         for tensor, dim in units[0]
     )
     outs = [m for m in members if "out" in m.roles]
     ins = [m for m in members if "in" in m.roles]
     named = (outs or ins or members)[0]
     name = (named.module if outs or ins else named.tensor) or named.tensor
+    name = name.partition(".parametrizations.")[0]
     name += " (input)" if ins and not outs else ""
-    both = [m.tensor for m in ins if len(m.roles) > 1]
-    if not reason and both:
-        reason = f"{both[0]} both hands it out and reads it"
+    gains = tuple(found.gains[m.tensor] for m in members if m.tensor in found.gains)
+    both = any(len(m.roles) > 1 for m in ins)  # a tied weight: its columns can't be zero for one and not for the other
     if not reason and not outs:
         reason = "no layer hands it out"
     if not reason and not ins:
         reason = "no layer reads it"
-    return Axis(name, len(units), members, not reason, reason)
+    if not reason and both and all("out" in m.roles for m in ins):
+        reason = f"{ins[0].tensor} both hands it out and reads it, so that new weights would be zeros that never learn"
+    return Axis(name, len(units), members, not reason, reason, gains=gains, zero="out" if gains or both else "in")
 
 
-def _with_unique_names(found: list[Axis]) -> list[Axis]:
+def _with_unique_names(known: list[Found]) -> list[Found]:
     seen: dict[str, int] = {}
     named = []
-    for axis in found:
-        seen[axis.name] = seen.get(axis.name, 0) + 1
-        named.append(axis if seen[axis.name] == 1 else replace(axis, name=f"{axis.name}:{seen[axis.name]}"))
+    for one in known:
+        name = one.axis.name
+        seen[name] = seen.get(name, 0) + 1
+        axis = one.axis if seen[name] == 1 else replace(one.axis, name=f"{name}:{seen[name]}")
+        named.append(replace(one, axis=axis))
     return named
 
 
 def find_axis(found: Sequence[Axis], name: str) -> Axis:
-    """Return the axis with this name, or the only one, of those that can grow, that a module of this name hands out.
+    """Return the axis with this name, or the only one, of those that can grow, that has a member of this name.
+
+    Args:
+        found: The axes of a model.
+        name: Name of an axis, or of a module or tensor along which it lies; what hands an axis out comes before what
+            reads it or has one entry for each channel.
+
+    Returns:
+        The axis.
 
     Raises:
-        InputError: There is no such axis, or several, or it can't grow.
+        GrowthError: There is no such axis, or several, or it can't grow.
     """
-    matches = [axis for axis in found if axis.name == name]
-    matches = matches or [axis for axis in found if any(m.module == name for m in axis.producers)]
+    ways = (
+        [axis for axis in found if axis.name == name],
+        [axis for axis in found if any(name in (m.module, m.tensor) for m in axis.producers)],
+        [axis for axis in found if any(name in (m.module, m.tensor) for m in axis.members)],
+    )
+    matches = next((way for way in ways if way), [])
     if not matches:
         growable = ", ".join(axis.name for axis in found if axis.growable) or "none"
-        raise InputError(f"no axis is called '{name}'; what can grow here: {growable}")
+        raise GrowthError(f"no axis is called '{name}'; what can grow here: {growable}")
     growable_here = [axis for axis in matches if axis.growable]
     if not growable_here:
-        raise InputError(f"axis '{name}' can't grow: {matches[0].reason}")
+        raise GrowthError(f"axis '{name}' can't grow: {matches[0].reason}")
     if len(growable_here) > 1:
-        raise InputError(f"'{name}' hands out several axes: choose one of {', '.join(a.name for a in growable_here)}")
+        raise GrowthError(f"'{name}' is part of several axes: choose one of {', '.join(a.name for a in growable_here)}")
     return growable_here[0]

@@ -1,184 +1,308 @@
 """Carry an optimizer's state and averaged weights through an edit."""
 
-from dataclasses import dataclass
-from functools import reduce
-from typing import Any, ClassVar
-from weakref import WeakKeyDictionary
+import copy
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
+from torch.utils import _pytree as pytree
 
-from outgrow.errors import InputError
-from outgrow.net.edit import Change, Edit, grid
-from outgrow.net.surgery import replace_, tensors_of
+from outgrow.errors import GrowthError
+from outgrow.net.edit import Change, Edit
+from outgrow.net.laws import innermost, law_of
+from outgrow.net.newborns import BIRTHS, Newborns, births_after
+from outgrow.net.setting import apply_settings_
+from outgrow.net.surgery import insert_, replace_, tensors_of
+
+_MUON = getattr(torch.optim, "Muon", ())  # trains matrices only; everything else has another optimizer
 
 
-def carry_optimizer_(optimizer: Optimizer, edit: Edit) -> None:
-    """Give an optimizer the edited parameters in place of the old ones, with its state.
+def carry_optimizer_(optimizer: Optimizer, edit: Edit, model: nn.Module, before: Mapping[str, Tensor]) -> None:
+    """Give an optimizer the parameters of an edited model in place of the old ones, with their state.
 
-    Old slices of every moment are kept bit for bit and new slices are zero. For Adam and AdamW each newborn slice has
-    its own bias correction from its birth: the zero moments and old step count alone would give it a first step of 3.2
-    learning rates (method.md, section 10).
+    Old entries keep their state bit for bit. New entries start as those of a fresh parameter:
+
+    - SGD, Muon, RMSprop, Adadelta: moments of zero, exactly as a fresh parameter has them (SGD takes its first gradient
+      less the dampening, where there is one).
+    - Adam, AdamW, Adamax, NAdam, RAdam, SparseAdam: moments of zero, and from each birth on the bias correction of the
+      entry's own age, see `Newborns`. NAdam's product of momenta is that of the momentum as it is now.
+    - Adagrad: the accumulator's initial value. Rprop: the group's rate as step size. ASGD: the weight itself as its
+      average. What falls with the count of steps in Adagrad and ASGD is a schedule of the rate; it goes on.
+    - Adafactor, and any optimizer with state in a shape that is not its parameter's: the edited parameters start anew,
+      with a warning. L-BFGS, whose history is of all parameters at once, starts anew as a whole, with a warning.
+
+    A new parameter joins the group of the one that it is like, at its place in the order of the model, so that a saved
+    state fits an optimizer that is made for the grown model. It stays out where the one that it is like is trained by
+    another optimizer, or by none; where it is like none, or like a frozen one, it joins the group with most weights.
 
     Args:
         optimizer: Changed in place; an `edit.undo()` restores it.
         edit: The edit that was applied to the model.
+        model: The model as it is now.
+        before: Its parameters before the edit, by name (every name of tied ones).
 
     Raises:
-        InputError: The optimizer keeps state in another shape than its parameter's.
+        GrowthError: The optimizer has no parameter of this model; everything is as before.
+
+    Examples:
+        >>> from outgrow.net.edit import Insertion
+        >>> model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> before = dict(model.named_parameters(remove_duplicate=False))
+        >>> edit = Edit("one more layer", insertions=(Insertion("", "0", (nn.Linear(2, 2, bias=False),)),))
+        >>> edit.on_undo(insert_(model, edit.insertions[0]))
+        >>> carry_optimizer_(optimizer, edit, model, before)
+        >>> [p is q for p, q in zip(optimizer.param_groups[0]["params"], model.parameters(), strict=True)]
+        [True, True, True, True, True]
     """
-    changes = {id(change.old): change for change in edit.changes if isinstance(change.old, nn.Parameter)}
-    groups = [list(group["params"]) for group in optimizer.param_groups]
-    replaced: list[tuple[Change, dict[str, Any] | None]] = []
-    newborns = Newborns.of(optimizer)
-    births = dict(newborns.births) if newborns is not None else {}
+    optimizer = innermost(optimizer)
+    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    if not any(id(parameter) in held for parameter in before.values()):
+        raise GrowthError(
+            f"{edit.what}: expected an optimizer of this model, got {type(optimizer).__name__} with {len(held)} other "
+            f"parameters; pass the optimizer that was made with model.parameters(), or none"
+        )
+    joined = _joined(optimizer, edit, before)
+    changes = {id(c.old): c for c in edit.changes if isinstance(c.old, nn.Parameter) and id(c.old) in held}
+    state, anew = _state_after(optimizer, changes, joined)
+    edit.on_undo(_restate_(optimizer, state, changes, joined))
+    edit.on_undo(_regroup_(optimizer, changes, joined, model, before))
+    if any(isinstance(entries, dict) and BIRTHS in entries for entries in state.values()):
+        Newborns.follow(optimizer)
+    if anew:
+        warnings.warn(
+            f"{edit.what}: {type(optimizer).__name__} has state that can't follow the edit, as it is not of the shape "
+            f"of its parameter; it starts anew for {', '.join(anew)}",
+            stacklevel=2,
+        )
+
+
+# groups
+
+
+def _joined(optimizer: Optimizer, edit: Edit, before: Mapping[str, Tensor]) -> dict[int, list[nn.Parameter]]:
+    """New parameters that the optimizer has to train, by the number of the group that each joins."""
+    groups = optimizer.param_groups
+    group_of = {id(parameter): number for number, group in enumerate(groups) for parameter in group["params"]}
+    sizes = [sum(p.numel() for p in before.values() if group_of.get(id(p)) == at) for at in range(len(groups))]
+    main, old = sizes.index(max(sizes)), {id(parameter) for parameter in before.values()}
+    joined: dict[int, list[nn.Parameter]] = {}
+    for insertion in edit.insertions:
+        for name, parameter in nn.ModuleList(insertion.modules).named_parameters():
+            if id(parameter) in old or not parameter.requires_grad:
+                continue  # tied to one that is there, or frozen
+            like = _parameter_like(insertion.like.get(name), before)
+            if like is None or (id(like) not in group_of and not like.requires_grad):
+                if parameter.ndim == 2 or not isinstance(optimizer, _MUON):
+                    joined.setdefault(main, []).append(parameter)
+            elif id(like) in group_of:  # else the one that it is like is trained elsewhere or not at all, and so is it
+                joined.setdefault(group_of[id(like)], []).append(parameter)
+    return joined
+
+
+def _parameter_like(name: str | None, before: Mapping[str, Tensor]) -> Tensor | None:
+    if name is None:
+        return None
+    if name not in before:
+        raise GrowthError(f"expected a parameter of the model that a new one is like, got '{name}', which it has not")
+    return before[name]
+
+
+def _regroup_(
+    optimizer: Optimizer,
+    changes: Mapping[int, Change],
+    joined: Mapping[int, list[nn.Parameter]],
+    model: nn.Module,
+    before: Mapping[str, Tensor],
+) -> Callable[[], None]:
+    """Put new parameters into the groups and take old ones out; the lists stay the very same."""
+    names = _names(optimizer)
+    order = {id(parameter): at for at, parameter in enumerate(model.parameters())}
+    for number, group in enumerate(optimizer.param_groups):
+        parameters = group["params"]
+        parameters[:] = [changes[id(p)].new if id(p) in changes else p for p in parameters]
+        for new in joined.get(number, ()):
+            ahead = [at for at, p in enumerate(parameters) if order.get(id(p), len(order)) < order[id(new)]]
+            parameters.insert(ahead[-1] + 1 if ahead else 0, new)
+    _name_(optimizer, _names_after(names, changes, model, before))
 
     def put_back() -> None:
-        for group, parameters in zip(optimizer.param_groups, groups, strict=True):
-            group["params"][:] = parameters
-        for change, state in replaced:
-            optimizer.state.pop(change.new, None)
-            if state is not None:
-                optimizer.state[change.old] = state
-        if newborns is not None:
-            newborns.births = births
-
-    edit.on_undo(put_back)
-    for group in optimizer.param_groups:
-        for i, parameter in enumerate(group["params"]):
-            change = changes.get(id(parameter))
-            if change is None:
-                continue
-            group["params"][i] = change.new
-            state = optimizer.state.pop(parameter, None)
-            replaced.append((change, state))
-            if state is not None:
-                optimizer.state[change.new] = _carried(state, change, type(optimizer).__name__)
-    if newborns is not None:
-        newborns.carry([change for change, state in replaced if state], optimizer)
-
-
-def _carried(state: dict[str, Any], change: Change, optimizer: str) -> dict[str, Any]:
-    """The state of a grown parameter; counts are copied, so that the old ones stay as they are for an undo."""
-    carried = {}
-    for key, value in state.items():
-        if not isinstance(value, Tensor):
-            carried[key] = value
-        elif value.shape == change.old.shape:
-            carried[key] = change.carry(value)
-        elif value.numel() == 1:
-            carried[key] = value.clone()
-        else:
-            raise InputError(
-                f"{optimizer} keeps '{key}' in shape {list(value.shape)} for {change.name} {list(change.old.shape)}: "
-                f"expected state in the shape of the parameter, as SGD and Adam have it"
-            )
-    return carried
-
-
-class Newborns:
-    """Bias correction of Adam's moments for each slice from its own birth.
-
-    Adam divides its moments by `1 - beta^t` with one step count t for a whole parameter. A slice born s steps ago needs
-    `1 - beta^s`, so after each step its update is scaled by
-
-        (1 - beta1^t) / (1 - beta1^s) * sqrt((1 - beta2^s) / (1 - beta2^t)).
-
-    Attributes:
-        births: When the entries of each parameter with young slices were born.
-    """
-
-    _known: ClassVar["WeakKeyDictionary[Optimizer, Newborns]"] = WeakKeyDictionary()
-
-    def __init__(self, optimizer: Optimizer) -> None:
-        self.births: dict[Tensor, Births] = {}
-        self._before: dict[Tensor, Tensor] = {}
-        optimizer.register_step_pre_hook(self._remember)
-        optimizer.register_step_post_hook(self._correct)
-
-    @classmethod
-    def of(cls, optimizer: Optimizer) -> "Newborns | None":
-        """Return the newborns of an Adam or AdamW optimizer, None for others, which correct no bias."""
-        if not isinstance(optimizer, (torch.optim.Adam, torch.optim.AdamW)):
-            return None
-        if optimizer not in cls._known:
-            cls._known[optimizer] = cls(optimizer)
-        return cls._known[optimizer]
-
-    def carry(self, changes: list[Change], optimizer: Optimizer) -> None:
-        """Note that the new entries of each change are born now."""
-        for change in changes:
-            known = self.births.pop(change.old, None)
-            old = known.places if known else tuple(torch.zeros(size, dtype=torch.long) for size in change.old.shape)
-            now = int(optimizer.state[change.new].get("step", 0))
-            places = tuple(torch.full((size,), now) for size in change.new.shape)
-            for born, keep, before in zip(places, change.keep, old, strict=True):
-                born[keep] = before
-            self.births[change.new] = Births.at(places, change.new.device)
-
-    def _remember(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        self._before = {parameter: parameter.detach().clone() for parameter in self.births}
-
-    @torch.no_grad()
-    def _correct(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        old = {id(change.new): change.old for change in changes.values()}
+        added = {id(parameter) for parameters in joined.values() for parameter in parameters}
         for group in optimizer.param_groups:
-            beta1, beta2 = map(float, group["betas"])
-            for parameter in group["params"]:
-                if parameter not in self._before or parameter.grad is None:
-                    continue
-                step = int(optimizer.state[parameter]["step"])
-                births, start = self.births[parameter], self._before[parameter]
-                if group.get("decoupled_weight_decay", isinstance(optimizer, torch.optim.AdamW)):
-                    start = start * (1 - float(group["lr"]) * group["weight_decay"])  # decay has no moments to correct
-                factors = start.new_tensor([_correction(step, step - date, beta1, beta2) for date in births.dates])
-                parameter.copy_(torch.lerp(start, parameter, factors[births.which]))
-                if 1 - beta2 ** (step - births.dates[-1]) > 0.999:  # grown up: the factor is 1 within 0.05 %
-                    del self.births[parameter]
-        self._before = {}
+            group["params"][:] = [old.get(id(p), p) for p in group["params"] if id(p) not in added]
+        _name_(optimizer, names)
+
+    return put_back
 
 
-@dataclass(frozen=True, eq=False)
-class Births:
-    """When the entries of a parameter were born, in steps of its optimizer.
-
-    Args:
-        places: For each dimension, when each of its places came in [size]; an entry is as young as its youngest place.
-        dates: The different dates, in order.
-        which: Which of the dates is each entry's [shape of the parameter].
-    """
-
-    places: tuple[Tensor, ...]
-    dates: list[int]
-    which: Tensor
-
-    @classmethod
-    def at(cls, places: tuple[Tensor, ...], device: torch.device) -> "Births":
-        """Build it from the dates of the places."""
-        dates = torch.cat(places).unique()
-        which = reduce(torch.maximum, grid([torch.searchsorted(dates, born) for born in places]))
-        return cls(places, dates.tolist(), which.to(device))
+def _names(optimizer: Optimizer) -> dict[int, str]:
+    """The names that an optimizer made with `named_parameters()` keeps beside its parameters."""
+    return {
+        id(parameter): name
+        for group in optimizer.param_groups
+        for parameter, name in zip(group["params"], group.get("param_names", ()), strict=False)
+    }
 
 
-def _correction(step: int, age: int, beta1: float, beta2: float) -> float:
-    """The factor of an entry's update: exactly 1 for one that is as old as its parameter."""
-    if age == step:
-        return 1.0
-    return (1 - beta1**step) / (1 - beta1**age) * ((1 - beta2**age) / (1 - beta2**step)) ** 0.5
+def _name_(optimizer: Optimizer, names: Mapping[int, str]) -> None:
+    for group in optimizer.param_groups:
+        if "param_names" in group:
+            group["param_names"] = [names.get(id(parameter), "") for parameter in group["params"]]
+
+
+def _names_after(
+    names: Mapping[int, str], changes: Mapping[int, Change], model: nn.Module, before: Mapping[str, Tensor]
+) -> dict[int, str]:
+    """The names after the edit: the model's, save for what was called by another name before."""
+    own = {(id(parameter), name) for name, parameter in before.items()}
+    others = {key: name for key, name in names.items() if (key, name) not in own}
+    now = {id(parameter): name for name, parameter in model.named_parameters()}
+    return now | {id(changes[key].new) if key in changes else key: name for key, name in others.items()}
+
+
+# state
+
+
+def _state_after(
+    optimizer: Optimizer, changes: Mapping[int, Change], joined: Mapping[int, list[nn.Parameter]]
+) -> tuple[dict[Any, Any], list[str]]:
+    """The state after the edit, in the same order, and what starts anew; the old state stays as it is."""
+    if isinstance(optimizer, torch.optim.LBFGS) and (changes or joined):
+        return {}, ["all parameters"] if optimizer.state else []
+    group_of = {id(parameter): group for group in optimizer.param_groups for parameter in group["params"]}
+    after: dict[Any, Any] = {}
+    anew = []
+    for key, state in optimizer.state.items():
+        change = changes.get(id(key))
+        carried = state if change is None else _carried(optimizer, group_of[id(key)], state, change)
+        if carried is None:
+            anew.append(changes[id(key)].name)
+        else:
+            after[key if change is None else change.new] = carried
+    for number, parameters in joined.items():
+        after |= {new: first for new in parameters if (first := _first_state(optimizer, number, new))}
+    return after, anew
+
+
+def _restate_(
+    optimizer: Optimizer,
+    after: Mapping[Any, Any],
+    changes: Mapping[int, Change],
+    joined: Mapping[int, list[nn.Parameter]],
+) -> Callable[[], None]:
+    """Set the state; what is put back is the very same state, for what the edit did not touch as it is by then."""
+    before = dict(optimizer.state)
+    _fill_(optimizer, after)
+
+    def put_back() -> None:
+        made = {id(change.new) for change in changes.values()} | {id(p) for ps in joined.values() for p in ps}
+        now = {key: state for key, state in optimizer.state.items() if id(key) not in made}
+        old = {key: now.get(key) if key in after else state for key, state in before.items()}
+        later = {key: state for key, state in now.items() if key not in old}
+        _fill_(optimizer, {key: state for key, state in (old | later).items() if state is not None})
+
+    return put_back
+
+
+def _fill_(optimizer: Optimizer, state: Mapping[Any, Any]) -> None:
+    optimizer.state.clear()
+    optimizer.state.update(state)
+    if isinstance(optimizer, torch.optim.LBFGS):
+        optimizer._numel_cache = None
+
+
+def _carried(
+    optimizer: Optimizer, group: Mapping[str, Any], state: Mapping[str, Any], change: Change
+) -> dict[str, Any] | None:
+    """The state of a changed parameter; None where it can't follow."""
+    if isinstance(optimizer, torch.optim.Adafactor):
+        return None  # its factors have lost what each entry was
+    carried: dict[str, Any] = {}
+    for key, value in state.items():
+        if isinstance(value, Tensor) and value.shape == change.old.shape:
+            carried[key] = _laid_out(change.carry(value, _start(optimizer, group, key, change)), change.new)
+        elif isinstance(value, Tensor) and value.ndim == 0:
+            carried[key] = value.clone()
+        elif any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(value)):
+            return None
+        else:
+            carried[key] = copy.deepcopy(value)
+    births = births_after(state.get(BIRTHS, ()), change, int(state.get("step", 0))) if law_of(optimizer) else ()
+    carried.pop(BIRTHS, None)
+    return carried | ({BIRTHS: births} if births else {})
+
+
+def _laid_out(tensor: Tensor, like: Tensor) -> Tensor:
+    """Give a tensor the strides of another: fused steps expect those of the parameter."""
+    if tensor.stride() == like.stride():
+        return tensor
+    return torch.empty_like(like.detach(), dtype=tensor.dtype, device=tensor.device).copy_(tensor)
+
+
+def _start(optimizer: Optimizer, group: Mapping[str, Any], key: str, change: Change) -> Tensor | float:
+    """What a new entry of a state starts at: zero, but for a few."""
+    if isinstance(optimizer, torch.optim.Adagrad) and key == "sum":
+        return float(optimizer.defaults["initial_accumulator_value"])
+    if isinstance(optimizer, torch.optim.Rprop) and key == "step_size":
+        return float(group["lr"])
+    if isinstance(optimizer, torch.optim.ASGD) and key == "ax":
+        return change.new.detach()
+    return 0.0
+
+
+def _first_state(optimizer: Optimizer, number: int, parameter: nn.Parameter) -> dict[str, Any]:
+    """The state that a new parameter needs before its first step; most optimizers make it in that step."""
+    group = optimizer.param_groups[number]
+    if isinstance(optimizer, torch.optim.Adagrad):  # makes it with the optimizer
+        options = {key: value for key, value in group.items() if key != "param_names"} | {"params": [parameter]}
+        start = optimizer.defaults["initial_accumulator_value"]
+        return dict(torch.optim.Adagrad([options], initial_accumulator_value=start).state[parameter])
+    if isinstance(optimizer, torch.optim.SGD) and group.get("fused"):  # expects all momenta or none
+        states = (optimizer.state.get(other, {}) for other in group["params"])
+        if any(state.get("momentum_buffer") is not None for state in states):
+            return {"momentum_buffer": torch.zeros_like(parameter)}
+    return {}
+
+
+# averages
 
 
 @torch.no_grad()
-def carry_average_(averaged: AveragedModel, edit: Edit) -> None:
-    """Give averaged weights the shapes after an edit: old entries stay, new ones start at the live model's values.
+def carry_average_(averaged: AveragedModel, edit: Edit, before: Mapping[str, Tensor]) -> None:
+    """Take averaged weights through an edit: old entries stay, new ones start at the live model's values.
 
     Args:
         averaged: Changed in place; an `edit.undo()` restores it.
         edit: The edit that was applied to the live model.
+        before: The live model's parameters before the edit, by name: what new modules share with the rest of the live
+            model, their copies share with the rest of the average.
+
+    Raises:
+        GrowthError: It is the average of another model; what was done to it is undone with the edit.
     """
-    present = tensors_of(averaged.module)
-    grown = {c.name: c.carry(present[c.name].detach(), c.new.detach().to(present[c.name])) for c in edit.changes}
-    edit.on_undo(replace_(averaged.module, grown))
+    model = averaged.module
+    present = tensors_of(model)
+    for change in edit.changes:
+        shape = tuple(present[change.name].shape) if change.name in present else None
+        if shape != tuple(change.old.shape):
+            raise GrowthError(
+                f"{edit.what}: expected an average of this model with {change.name} {list(change.old.shape)}, got "
+                f"{'none of this name' if shape is None else list(shape)}; pass the averages that were made from it"
+            )
+    carried = {
+        c.name: c.carry(present[c.name].detach() * c.scale, c.new.detach().to(present[c.name])) for c in edit.changes
+    }
+    edit.on_undo(replace_(model, carried))
+    shared: dict[int, Any] = {id(before[name]): tensor for name, tensor in present.items() if name in before}
+    for insertion in edit.insertions:
+        edit.on_undo(insert_(model, replace(insertion, modules=copy.deepcopy(insertion.modules, shared))))
+    edit.on_undo(apply_settings_(model, edit.settings))
 
 
 def adopt_shapes_(model: nn.Module, tensors: dict[str, Tensor]) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from torch.utils.flop_counter import FlopCounterMode
 
-from outgrow.net.axes import Axis
+from outgrow.net.axis import Axis
 from outgrow.net.inputs import Example, call
 from outgrow.net.surgery import tensors_of
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from outgrow.net.axes import Axis
+from outgrow.errors import GrowthError
+from outgrow.net.axis import Axis
 from outgrow.net.setting import Setting
 
 
@@ -20,6 +21,7 @@ class Change:
         new: The tensor after.
         keep: For each dimension, where the old entries that stayed are now [kept].
         kept: For each dimension, where they were before [kept]; empty where all of them stayed.
+        scale: What the entries that stayed were multiplied with: 1 but for the gains of RMS norms.
     """
 
     name: str
@@ -27,9 +29,10 @@ class Change:
     new: Tensor
     keep: tuple[Tensor, ...]
     kept: tuple[Tensor, ...] = ()
+    scale: float = 1.0
 
     def carry(self, tensor: Tensor, fill: Tensor | float = 0.0) -> Tensor:
-        """Bring a tensor of the old shape (a moment, an average) to the new one; new entries are `fill`."""
+        """Bring a tensor of the old shape, such as a moment, to the new one; new entries are `fill`."""
         carried = torch.empty(self.new.shape, dtype=tensor.dtype, device=tensor.device)
         carried.copy_(fill if isinstance(fill, Tensor) else torch.full_like(carried, fill))
         carried[grid(self.keep)] = tensor[grid(self.kept)] if self.kept else tensor
@@ -68,6 +71,7 @@ class Edit:
         settings: Every attribute that was set beside the tensors, with its new value.
         moved: Largest change of an output, relative to the output's scale, in train and in eval mode; None where it
             was not checked.
+        model: The model whose tensors changed.
     """
 
     what: str
@@ -76,6 +80,7 @@ class Edit:
     insertions: tuple[Insertion, ...] = ()
     settings: tuple[Setting, ...] = ()
     moved: float | None = None
+    model: nn.Module | None = field(default=None, repr=False)
     _undo: list[Callable[[], None]] = field(default_factory=list, repr=False)
 
     def on_undo(self, action: Callable[[], None]) -> None:
@@ -83,7 +88,17 @@ class Edit:
         self._undo.append(action)
 
     def undo(self) -> None:
-        """Put everything back as it was before the edit, the very same tensors."""
+        """Put what was edited back as it was before, the very same tensors, with their state of the optimizer.
+
+        What else has been trained since stays as it is, so undo an edit before the next step, or train on.
+
+        Raises:
+            GrowthError: A later edit has changed the same tensors; nothing is undone.
+        """
+        if self._undo and self.model is not None:
+            present = {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
+            if any(present.get(change.name) is not change.new for change in self.changes):
+                raise GrowthError(f"{self.what}: a later edit has changed the same tensors; undo that one first")
         while self._undo:
             self._undo.pop()()
 

@@ -1,10 +1,11 @@
 """How a model is called: with a tensor, a tuple of positional or a dict of keyword arguments."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+
+from outgrow.errors import GrowthError
 
 Example = Tensor | tuple[Any, ...] | list[Any] | dict[str, Any]
 
@@ -29,12 +30,32 @@ def call(model: nn.Module, inputs: Example) -> Any:
     return model(*args, **kwargs)
 
 
-@contextmanager
-def modes_kept(model: nn.Module) -> Iterator[None]:
-    """Put the train or eval mode of every module back afterwards."""
-    modes = {module: module.training for module in model.modules()}
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+def check_kind(model: nn.Module) -> None:
+    """Check that a model is one whose layers can be changed in place.
+
+    Args:
+        model: What a user passes.
+
+    Raises:
+        GrowthError: It is scripted, compiled, wrapped, or no module.
+    """
+    name = type(model).__name__
+    if not isinstance(model, nn.Module):
+        raise GrowthError(f"expected a torch.nn.Module, got {name}")
+    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+        raise GrowthError(f"{name}: expected a module with its Python code, got a scripted one; pass what was scripted")
+    if any(isinstance(parameter, nn.parameter.UninitializedParameter) for parameter in model.parameters()):
+        raise GrowthError(f"{name}: expected weights that have shapes, got a lazy layer; run the model once first")
+    if name == "OptimizedModule":
+        raise GrowthError("expected the network itself, got a compiled one; pass what was compiled, it is the same one")
+    if isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
+        raise GrowthError(f"{name}: expected the network itself; pass model.module, and wrap it again after an edit")
+
+
+def misfit(model: nn.Module, error: Exception) -> str:
+    """Say that a model fails on its example, given what it raised."""
+    why = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+    return (
+        f"{type(model).__name__} does not run on this example: {why}; give the example as a tensor, a tuple of "
+        f"positional or a dict of keyword arguments, as the model's forward takes them"
+    )

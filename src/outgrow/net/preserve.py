@@ -1,60 +1,162 @@
-"""Verify that an edit keeps the function: run the model before and after, in train and in eval mode."""
+"""How far an edit moves the outputs: run the model before and after, in train and in eval mode."""
 
-from collections.abc import Callable, Iterator
+import math
+import random
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import is_dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
-from outgrow.errors import EditError
+from outgrow.errors import EditError, GrowthError
 from outgrow.net.edit import Edit
-from outgrow.net.inputs import Example, call, modes_kept
+from outgrow.net.inputs import Example, call
 
 TOLERANCE = 1e-5  # of the output's scale, float32: rounding of sums in another order
 
 
+def tolerance(model: nn.Module) -> float:
+    """Return how far outputs of a model may move by rounding: `TOLERANCE`, or 16 rounding errors of a coarser type."""
+    coarse = {p.dtype for p in model.parameters() if p.is_floating_point() and torch.finfo(p.dtype).bits < 32}
+    return max([TOLERANCE, *(16 * torch.finfo(dtype).eps for dtype in coarse)])
+
+
 @contextmanager
 def frozen_state(model: nn.Module) -> Iterator[None]:
-    """Put modes, buffers and the random state back afterwards, whatever a forward pass in train mode did to them."""
-    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    """Put attributes, modes, buffers and random states back afterwards, whatever a forward pass did to them.
+
+    The very same buffers come back with their values, also where a forward pass put others in their place.
+    """
+    attributes = [(module, dict(vars(module)), dict(module._buffers)) for module in model.modules()]
+    values = [(buffer, buffer.clone()) for buffer in model.buffers()]
     devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
+    states = random.getstate(), np.random.get_state()
     try:
-        with modes_kept(model), torch.random.fork_rng(devices=devices):
+        with torch.random.fork_rng(devices=devices):
             yield
     finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        for module, before, buffers in attributes:
+            vars(module).clear()
+            vars(module).update(before)
+            module._buffers.clear()
+            module._buffers.update(buffers)
         with torch.no_grad():
-            for name, buffer in model.named_buffers():
-                buffer.copy_(buffers[name])
+            for buffer, value in values:
+                buffer.copy_(value)
 
 
-class DropoutOff(TorchFunctionMode):
-    """Make every kind of dropout the identity, in modules and as a function."""
+_ARGUMENTS = {  # of ops that drop or draw within themselves: where, by which name, and the value that makes them not
+    "scaled_dot_product_attention": (4, "dropout_p", 0.0),
+    "multi_head_attention_forward": (10, "dropout_p", 0.0),
+    "rrelu": (3, "training", False),
+    **dict.fromkeys(("lstm", "gru", "rnn_tanh", "rnn_relu"), (5, "dropout", 0.0)),
+}
+_DRAWS = {"rand", "randn", "rand_like", "randn_like", "normal", "bernoulli"}
+_DRAWS |= {"normal_", "uniform_", "bernoulli_", "exponential_"}
+
+
+class NoChance(TorchFunctionMode):
+    """Make dropout the identity and every random draw a constant, so that widths have no part in what is drawn.
+
+    That goes for modules and functions, and within attention and recurrent layers.
+    """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Hand the input of a dropout on, and call anything else."""
-        kwargs = kwargs or {}
-        if "dropout" in getattr(func, "__name__", ""):
+        """Hand the input of a dropout on, fill what would be drawn, and call anything else."""
+        kwargs, name = kwargs or {}, getattr(func, "__name__", "")
+        if "dropout" in name:
             return args[0] if args else kwargs["input"]
+        if name in _DRAWS:
+            return func(*args, **kwargs).fill_(0.5)
+        if name in _ARGUMENTS:
+            place, keyword, value = _ARGUMENTS[name]
+            place += keyword == "dropout" and isinstance(args[3], (list, tuple))  # a packed sequence brings its lengths
+            if len(args) > place:
+                args = (*args[:place], value, *args[place + 1 :])
+            elif keyword in kwargs:
+                kwargs = {**kwargs, keyword: value}
         return func(*args, **kwargs)
 
 
-def outputs(model: nn.Module, inputs: Example, training: bool) -> list[Tensor] | None:
-    """Return a model's output tensors in a mode, dropout off; None where the mode can't run on such inputs."""
-    with frozen_state(model), torch.no_grad(), DropoutOff():
+def outputs(model: nn.Module, inputs: Example, training: bool) -> list[Tensor]:
+    """Return a model's output tensors in a mode, without chance; nothing of the model changes."""
+    with frozen_state(model), torch.no_grad(), NoChance():
         model.train(training)
         torch.manual_seed(0)
-        try:
-            result = call(model, inputs)
-        except ValueError as error:
-            if training and "Expected more than 1" in str(error):
-                return None  # a norm can't train on a single value
+        random.seed(0)
+        np.random.seed(0)
+        result = call(model, inputs)
+    return [_as_real(tensor) for tensor in tensors_in(result)]
+
+
+def _as_real(tensor: Tensor) -> Tensor:
+    """A copy of a tensor whose values can be subtracted."""
+    tensor = torch.view_as_real(tensor) if tensor.is_complex() else tensor
+    return tensor.clone() if tensor.is_floating_point() else tensor.double()
+
+
+def outputs_before(model: nn.Module, inputs: Example, training: bool) -> list[Tensor] | None:
+    """Return a model's output tensors before an edit; None where it can't run in train mode on such inputs.
+
+    A norm can't train on a single value, and some models want targets when they train.
+    """
+    try:
+        return outputs(model, inputs, training)
+    except Exception:
+        if training:
+            return None
+        raise
+
+
+def tensors_in(result: Any) -> Iterator[Tensor]:
+    """Yield all tensors in an output, also in data classes; what other classes hold, such as a cache, is none."""
+    for leaf in pytree.tree_leaves(result):
+        if isinstance(leaf, Tensor):
+            yield leaf
+        elif is_dataclass(leaf):
+            yield from tensors_in(list(vars(leaf).values()))
+
+
+def measured(model: nn.Module, inputs: Example, apply: Callable[[], Edit], modes: Sequence[bool] = (False,)) -> Edit:
+    """Apply an edit and measure how far it moves the outputs.
+
+    Args:
+        model: The model that `apply` edits in place.
+        inputs: What to compare the outputs on; best a batch of real data.
+        apply: Does the edit.
+        modes: Where to compare: True for train mode, False for eval mode.
+
+    Returns:
+        The edit, with `moved` set.
+
+    Raises:
+        EditError: The edited model fails to run. The edit is undone.
+        GrowthError: The edit can't be made, as `apply` says; the model is as before.
+    """
+    before = {training: outputs_before(model, inputs, training) for training in modes}
+    try:
+        edit = apply()
+    except GrowthError:
+        raise
+    except Exception as error:
+        raise EditError(f"the model can't be edited: {error}; it is as before") from error
+    try:
+        edit.moved = max(
+            (change(old, outputs(model, inputs, mode)) for mode, old in before.items() if old is not None), default=0.0
+        )
+    except BaseException as error:
+        edit.undo()
+        if not isinstance(error, Exception):
             raise
-    return [
-        leaf.clone() for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor) and leaf.is_floating_point()
-    ]
+        raise EditError(f"{edit.what} ({_shapes(edit)}): the edited model fails: {error}; undone") from error
+    return edit
 
 
 def verified(model: nn.Module, inputs: Example, apply: Callable[[], Edit]) -> Edit:
@@ -71,26 +173,46 @@ def verified(model: nn.Module, inputs: Example, apply: Callable[[], Edit]) -> Ed
     Raises:
         EditError: An output moved beyond rounding, or the edited model fails to run. The edit is undone.
     """
-    before = {training: outputs(model, inputs, training) for training in (True, False)}
-    edit = apply()
-    try:
-        after = {training: outputs(model, inputs, training) for training in (True, False)}
-    except Exception as error:
-        edit.undo()
-        raise EditError(f"{edit.what}: the edited model fails: {error}") from error
-    edit.moved = max((change(old, after[mode]) for mode, old in before.items() if old is not None), default=0.0)
-    if not edit.moved <= TOLERANCE:
+    edit = measured(model, inputs, apply, modes=(True, False))
+    moved, most = edit.moved or 0.0, tolerance(model)
+    if not moved <= most and not moved <= 10 * sensitivity(model, inputs):
         edit.undo()
         raise EditError(
-            f"{edit.what}: an output moved by {edit.moved:.1e} of its scale, expected at most {TOLERANCE:.0e}; undone"
+            f"{edit.what} ({_shapes(edit)}): an output moved by {moved:.1e} of its scale, expected at most {most:.0e}; "
+            f"undone"
         )
     return edit
 
 
-def change(before: list[Tensor], after: list[Tensor] | None) -> float:
+def sensitivity(model: nn.Module, inputs: Example) -> float:
+    """Return how far outputs move, relative to their scale, when inputs move by a rounding error, in either mode.
+
+    A norm over few values may magnify rounding a thousandfold.
+    """
+
+    def nudged(leaf: Any) -> Any:
+        floating = isinstance(leaf, Tensor) and leaf.is_floating_point()
+        return leaf * (1 + 2 * torch.finfo(leaf.dtype).eps) if floating else leaf
+
+    moved = 0.0
+    for mode in (True, False):
+        before = outputs_before(model, inputs, mode)
+        if before is not None:
+            moved = max(moved, change(before, outputs(model, pytree.tree_map(nudged, inputs), mode)))
+    return moved if math.isfinite(moved) else 0.0
+
+
+def _shapes(edit: Edit, most: int = 4) -> str:
+    """Old and new shapes, for a message."""
+    shapes = [f"{c.name} {list(c.old.shape)} -> {list(c.new.shape)}" for c in edit.changes]
+    shapes += [f"{len(i.modules)} new behind {i.parent}.{i.child}".replace(" .", " ") for i in edit.insertions]
+    return ", ".join(shapes[:most]) + (f" and {len(shapes) - most} more" if len(shapes) > most else "")
+
+
+def change(before: Sequence[Tensor], after: Sequence[Tensor]) -> float:
     """Return the largest change of an output, relative to the largest finite value of that output."""
     moved = 0.0
-    for old, new in zip(before, after or [], strict=True):
+    for old, new in zip(before, after, strict=True):
         if old.shape != new.shape:
             return float("inf")
         if not old.numel():

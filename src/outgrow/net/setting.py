@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
+from typing import Any
 
 from torch import nn
 
@@ -14,12 +15,12 @@ class Setting:
     Args:
         module: Path of the module; empty for the model itself.
         attribute: Name of the attribute, with dots where it sits in an object of the module ("config.num_heads").
-        value: What it is to be.
+        value: What it is to be: a number, or a list such as the kinds of a configuration's layers.
     """
 
     module: str
     attribute: str
-    value: int
+    value: int | float | list[Any] | tuple[Any, ...]
 
     def owner(self, model: nn.Module) -> object:
         """Return the object that has the attribute."""
@@ -27,9 +28,9 @@ class Setting:
         module = model.get_submodule(self.module)
         return attrgetter(holder)(module) if holder else module
 
-    def read(self, model: nn.Module) -> int:
+    def read(self, model: nn.Module) -> Any:
         """Return the value that the attribute has now."""
-        return int(getattr(self.owner(model), self.attribute.rpartition(".")[2]))
+        return getattr(self.owner(model), self.attribute.rpartition(".")[2])
 
     def write(self, model: nn.Module) -> None:
         """Set the attribute."""

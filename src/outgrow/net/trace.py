@@ -1,11 +1,8 @@
-"""Run a model's exported graph on channel numbers, to find which channels must grow together."""
+"""Run a model's graph on channel numbers, to find which channels must grow together."""
 
-import io
-import logging
+import math
 import operator
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,86 +10,96 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from outgrow.errors import InputError
-from outgrow.net.inputs import Example, call_arguments, modes_kept
-from outgrow.net.numbers import Numbers, Stored
+from outgrow.net.gains import Gain, gain_of
+from outgrow.net.graph import Graph, is_float, live, modules_of, value_of, where
+from outgrow.net.numbers import Numbers, Stored, compact, steady
 from outgrow.net.rules import RULES
+from outgrow.net.site import no_channels
+
+
+@dataclass(frozen=True, eq=False)
+class Shaped:
+    """An op whose result may have sizes from the code in its shape.
+
+    Args:
+        op: Its name.
+        modules: Paths of the modules in whose forward it runs, from the outermost in.
+        where: Innermost module and line of the source.
+        numbers: Channel numbers of the result.
+        cut: Key of the cut in `Trace.cuts`, if it cuts channels into parts.
+    """
+
+    op: str
+    modules: tuple[str, ...]
+    where: str
+    numbers: Tensor
+    cut: str = ""
 
 
 @dataclass
 class Trace:
-    """What one walk over the exported graph found.
+    """What one walk over the graph found.
 
     Args:
+        graph: The graph.
         numbers: The channel numbers, joined and pinned.
         stored: Numbers of each parameter and buffer, by its name in the state dict.
         roles: What each (tensor, dimension) is for, in the order of the graph: `out` hands channels out, `in` reads
             them, `channel` has one entry for each.
-        frozen: Why each op that is not understood keeps its inputs from growing, by op and module.
+        shaped: Every op that may have sizes from the code in its shape.
+        gains: RMS norms, by the name of their gains.
+        cuts: How many ways there are to let a cut grow, by its key.
     """
 
+    graph: Graph
     numbers: Numbers = field(default_factory=Numbers)
     stored: dict[str, Stored] = field(default_factory=dict)
     roles: dict[tuple[str, int], set[str]] = field(default_factory=dict)
-    frozen: dict[str, str] = field(default_factory=dict)
+    shaped: list[Shaped] = field(default_factory=list)
+    gains: dict[str, Gain] = field(default_factory=dict)
+    cuts: dict[str, int] = field(default_factory=dict)
+
+    def roots_in(self, shaped: Shaped) -> set[int]:
+        """Return the representatives of all numbers in an op's result."""
+        (small,) = compact(shaped.numbers)
+        return {self.numbers.root(number) for number in small.unique().tolist() if number}
 
 
-def trace(model: nn.Module, example: Example) -> Trace:
-    """Export a model and walk its graph once with channel numbers in place of values.
+def walk(model: nn.Module, graph: Graph, choices: Mapping[str, int]) -> Trace:
+    """Walk a graph with channel numbers in place of values.
 
     Args:
-        model: Any module that `torch.export` can export; it is not changed.
-        example: One input: a tensor, a tuple of positional or a dict of keyword arguments.
+        model: The model that the graph is of.
+        graph: Its graph.
+        choices: For cuts of channels into parts, by their key, which of the likely ways to grow to take; the first
+            where nothing is said.
 
     Returns:
         The channel numbers of every parameter and buffer.
-
-    Raises:
-        InputError: The model can't be exported with this example.
     """
-    args, kwargs = call_arguments(example)
-    try:
-        with modes_kept(model), _quiet():
-            exported = torch.export.export(model.eval(), args, kwargs, strict=False)
-    except Exception as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"torch.export can't read {type(model).__name__} with this example: {first}") from error
-    return _Walk(exported, model).result
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep torch from printing whole graphs and stack traces where it can't export; its exception says it all."""
-    level = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
-            # recurrent layers list their weights anew whenever they are called, also while they are exported
-            warnings.filterwarnings("ignore", message="The tensor attribute.* assigned during export")
-            yield
-    finally:
-        logging.disable(level)
+    return _Walk(model, graph, choices).result
 
 
 class _Walk:
     """One walk; it is also the `Site` that rules see, set to the node at hand."""
 
-    def __init__(self, exported: torch.export.ExportedProgram, model: nn.Module) -> None:
-        self.result = Trace()
+    def __init__(self, model: nn.Module, graph: Graph, choices: Mapping[str, int]) -> None:
+        self._model, self._choices = model, choices
+        self.result = Trace(graph)
         self.numbers = self.result.numbers
         self._values: dict[fx.Node, Any] = {}
-        signature = exported.graph_signature
-        names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
-        canonical = _canonical_names(model)
-        self._names = {node: canonical.get(name, name) for node, name in names.items()}
-        for node in exported.graph.nodes:
+        self._gains: dict[fx.Node, str] = {}
+        self._live = live(graph.nodes)
+        for node in graph.nodes:
             self._step(node)
+        self._tie_attention()
+        self._name_frozen()
 
     def _step(self, node: fx.Node) -> None:
         if node.op in ("placeholder", "get_attr"):
             self._values[node] = self._leaf(node)
         elif node.op == "call_function":
-            self._node = node
+            self._node, self._cut = node, ""
             self._values[node] = self._call(node)
         elif node.op == "output":
             for leaf in pytree.tree_leaves(node.args):
@@ -101,12 +108,14 @@ class _Walk:
                     self.numbers.pin(numbers, "it is an output of the network")
 
     def _leaf(self, node: fx.Node) -> Stored | Tensor | None:
-        value = node.meta.get("val")
-        name = self._names.get(node.name)
-        if name is None or not isinstance(value, Tensor) or not value.ndim:
+        value = value_of(node)
+        name = self.result.graph.stored.get(node)
+        if name is None or not is_float(value):
             return _blank(value)
         if name not in self.result.stored:
-            self.result.stored[name] = Stored(name, tuple(self.numbers.new(size) for size in _shape(value)))
+            shape = _shape(value)
+            runs = tuple(self.numbers.new(size) for size in shape)
+            self.result.stored[name] = Stored(name, runs, tuple(range(len(shape))))
         return self.result.stored[name]
 
     def _call(self, node: fx.Node) -> Any:
@@ -118,13 +127,17 @@ class _Walk:
         self.target: Any = node.target
         self.op = _op_name(node.target)
         bound = _bind(node.target, args, kwargs)
-        value = node.meta.get("val")
+        value = value_of(node)
         shape = _shape(value[0] if isinstance(value, (list, tuple)) and value else value)
+        if self.op == "mean" and self._is_rms(node, bound["self"]):
+            return no_channels(shape)
         why = "outgrow has no rule for it yet"
         if self.op in RULES:
             try:
                 result = RULES[self.op](self, bound, shape)
-                if not isinstance(result, Tensor) or result.shape == shape:
+                if isinstance(value, (list, tuple)) and isinstance(result, Tensor):  # frozen: it gave the first only
+                    return [result, *map(_blank, value[1:])]
+                if not isinstance(result, (Tensor, Stored)) or tuple(result.shape) == shape:
                     return result
                 why = f"its rule gives {list(result.shape)} in place of {list(shape)}"
             except Exception as error:  # whatever a rule did not foresee freezes what enters, and is never fatal
@@ -132,21 +145,85 @@ class _Walk:
         self.freeze(bound, why)
         return pytree.tree_map(_blank, value)
 
+    def _is_rms(self, node: fx.Node, squares: Any) -> bool:
+        """Whether a mean is that of an RMS norm over channels, written out, with gains that are a plain parameter."""
+        found = gain_of(node)
+        if found is None or isinstance(squares, Stored) or steady(self.numbers.roots(squares), squares.ndim - 1):
+            return False  # steady: the mean runs over positions, or over the inside of a head
+        gains, eps = found
+        name = self.result.graph.stored.get(gains)
+        leaf = self._leaf(gains) if name is not None else None
+        if not isinstance(leaf, Stored) or len(leaf.runs) != 1:
+            return False
+        path = (modules_of(node) or [""])[-1]
+        held = vars(self._model.get_submodule(path)) if path else {}
+        attribute = next((key for key, value in held.items() if isinstance(value, float) and value == eps), "")
+        self.result.gains[leaf.name] = Gain(leaf.name, path, attribute, eps or 0.0)
+        return True
+
+    def _tie_attention(self) -> None:
+        """`nn.MultiheadAttention` insists that its heads fill just the width that it reads: tie the two."""
+        for path, module in self._model.named_modules():
+            if not isinstance(module, nn.MultiheadAttention):
+                continue
+            prefix = f"{path}." if path else ""
+            packed, out = (self.result.stored.get(prefix + n) for n in ("in_proj_weight", "out_proj.weight"))
+            reads = packed or self.result.stored.get(f"{prefix}q_proj_weight")
+            if reads is not None and out is not None:
+                self.numbers.join(reads.runs[1], out.runs[1], "heads")
+
+    def _name_frozen(self) -> None:
+        """Let weights that no rule has seen as such, like those of a parametrization, be axes too, with the reason."""
+        seen = {name for name, _ in self.result.roles}
+        reasons = self.numbers.reasons()
+        for name, tensor in self.result.stored.items():
+            rows = math.prod(tensor.shape) > len(tensor.runs[0]) > 0 and self.numbers.root(int(tensor.runs[0][0]))
+            if name not in seen and rows in reasons:
+                self.result.roles[name, 0] = set()
+
     # what rules see of the walk
 
     def role(self, tensor: Stored, dim: int, role: str) -> None:
         """Note what a dimension of a stored tensor is for."""
-        self.result.roles.setdefault((tensor.name, dim), set()).add(role)
+        original = tensor.dims[dim]
+        if original is not None:
+            self.result.roles.setdefault((tensor.name, original), set()).add(role)
+
+    def note(self, values: Tensor) -> None:
+        """Note that sizes in the code may stand behind a shape."""
+        if values.any():
+            modules = tuple(modules_of(self._node))
+            self.result.shaped.append(Shaped(self.op, modules, where(self._node), values, self._cut))
+
+    def grows(self, factors: Sequence[int]) -> int:
+        """Choose which part of a cut grows: heads before their size, and never what counts queries, keys, values."""
+        path = (modules_of(self._node) or [""])[-1]
+        kind = type(self._model.get_submodule(path)).__qualname__ if path else type(self._model).__qualname__
+        self._cut = f"{kind} {self.op} {list(factors)}"
+        order = list(range(len(factors)))
+        if factors[0] == 3:
+            order = [*order[1:], 0]
+        self.result.cuts[self._cut] = len(order)
+        return order[self._choices.get(self._cut, 0)]
+
+    def rescale(self, tensor: Stored) -> None:
+        """Note an `nn.RMSNorm`."""
+        path = tensor.name.rpartition(".")[0]
+        module = self._model.get_submodule(path)
+        eps = getattr(module, "eps", None)
+        value = float(eps) if eps is not None else torch.finfo(next(module.parameters()).dtype).eps
+        self.result.gains[tensor.name] = Gain(tensor.name, path, "eps" if hasattr(module, "eps") else "", value)
 
     def freeze(self, values: Any, why: str) -> None:
         """Pin every number in `values`, naming this op and its module."""
-        reason = f"{self.op}: {why}"
-        found = False
+        if self._node not in self._live:  # it must still run, but what it gives is of no use to anybody
+            for numbers in _numbers_in(values):
+                self.note(numbers)
+            return
+        place = where(self._node)
+        reason = f"{self.op}: {why}" + (f" ({place})" if place else "")
         for numbers in _numbers_in(values):
-            found = found or bool(numbers.any())
             self.numbers.pin(numbers, reason)
-        if found:
-            self.result.frozen.setdefault(f"{self.op} in {_module_of(self._node) or 'the model'}", why)
 
 
 def _shape(value: Any) -> tuple[int, ...]:
@@ -156,7 +233,7 @@ def _shape(value: Any) -> tuple[int, ...]:
 
 def _blank(value: Any) -> Tensor | None:
     """No channels, in the shape of an exported value."""
-    return torch.zeros((), dtype=torch.long).expand(_shape(value)) if isinstance(value, Tensor) else None
+    return no_channels(_shape(value)) if isinstance(value, Tensor) else None
 
 
 def _numbers_in(values: Any) -> Iterator[Tensor]:
@@ -164,16 +241,6 @@ def _numbers_in(values: Any) -> Iterator[Tensor]:
     for leaf in pytree.tree_leaves(values, is_leaf=lambda leaf: isinstance(leaf, Stored)):
         if isinstance(leaf, (Stored, Tensor)):
             yield from leaf.runs if isinstance(leaf, Stored) else (leaf,)
-
-
-def _canonical_names(model: nn.Module) -> dict[str, str]:
-    """Map every name of a tensor, tied ones included, to its first name."""
-    first: dict[int, str] = {}
-    names = {}
-    for tensors in (model.named_parameters(remove_duplicate=False), model.named_buffers(remove_duplicate=False)):
-        for name, tensor in tensors:
-            names[name] = first.setdefault(id(tensor), name)
-    return names
 
 
 def _op_name(target: Any) -> str:
@@ -187,9 +254,3 @@ def _bind(target: Any, args: list[Any], kwargs: dict[str, Any]) -> dict[str, Any
     if schema is None:
         return {**{f"argument{i}": value for i, value in enumerate(args)}, **kwargs}
     return {**{a.name: value for a, value in zip(schema.arguments, args, strict=False)}, **kwargs}
-
-
-def _module_of(node: fx.Node) -> str:
-    stack = node.meta.get("nn_module_stack") or {}
-    paths = [path for path, _ in stack.values()]
-    return str(paths[-1]) if paths else ""

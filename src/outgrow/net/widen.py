@@ -1,19 +1,23 @@
-"""Widen one axis of a model by hand."""
+"""Widen axes of a model, with its optimizer and averages, verified."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
-from outgrow.errors import InputError
-from outgrow.net.axes import Axis, axes, find_axis
-from outgrow.net.carry import carry_average_, carry_optimizer_
+from outgrow.errors import GrowthError
+from outgrow.net.axes import axes, find_axis
+from outgrow.net.axis import Axis
 from outgrow.net.edit import Edit
+from outgrow.net.follow import followed
 from outgrow.net.inputs import Example
 from outgrow.net.preserve import verified
+from outgrow.net.surgery import tensors_of
 from outgrow.net.widening import Widening, widen
+
+INITS = ("fresh", "copy")
 
 
 def apply_(
@@ -39,21 +43,12 @@ def apply_(
 
     Returns:
         The edit.
-
-    Raises:
-        EditError: The function would have changed; everything is as before.
-        InputError: The optimizer's state can't be carried; everything is as before.
     """
-    edit = verified(model, inputs, lambda: widen(model, found, widenings, generator))
-    try:
-        if optimizer is not None:
-            carry_optimizer_(optimizer, edit)
-        for averaged in averages:
-            carry_average_(averaged, edit)
-    except Exception:
-        edit.undo()
-        raise
-    return edit
+
+    def edited() -> Edit:
+        return verified(model, inputs, lambda: widen(model, found, widenings, generator))
+
+    return followed(model, edited, optimizer, averages)
 
 
 def widen_(
@@ -64,28 +59,32 @@ def widen_(
     example: Example,
     optimizer: Optimizer | None = None,
     averages: Sequence[AveragedModel] = (),
+    init: str | Mapping[str, Tensor] = "fresh",
     generator: torch.Generator | None = None,
 ) -> Edit:
     """Add units on an axis, in place, without changing what the model computes.
 
-    Consumers read the new units through zero weights; their own weights are drawn as for a fresh layer.
+    Consumers read the new units through zero weights. Over a stream with RMS norms it is the other way round: new
+    channels are zero, and gains make up for their number.
 
     Args:
-        model: Any module that `torch.export` can export.
-        axis: Name of the axis, or of a module that hands it out, as `outgrow.axes` lists them.
-        units: How many to add, at least 1.
+        model: Any module.
+        axis: Name of the axis, as `outgrow.axes` lists it, or of a module or tensor along which it lies.
+        units: How many to add, at least 1: channels, or heads or groups where a unit is one of those.
         example: One input: a tensor, a tuple of positional or a dict of keyword arguments.
         optimizer: Gets the new parameters, with the state of the old ones.
         averages: Averaged weights of the model.
+        init: The new units' own weights: `fresh` draws them as for a fresh layer, `copy` copies units at random (for
+            splitting by later noise or training), or tensors by name of the producing weights, in the shape of the
+            weight with as many entries along the axis as come in.
         generator: Random source of the new weights; torch's global one by default.
 
     Returns:
         The edit: `moved` is the largest change of an output relative to its scale, `undo()` takes the edit back.
 
     Raises:
-        InputError: There is no such axis, it can't grow, `units` is less than 1, or the optimizer's state can't be
-            carried.
-        EditError: The function would have changed; everything is as before.
+        GrowthError: There is no such axis, it can't grow, `units` or `init` is not what is expected, the function would
+            have changed, or the optimizer is of another model; everything is as before.
 
     Examples:
         >>> model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
@@ -93,8 +92,40 @@ def widen_(
         >>> model[2]
         Linear(in_features=8, out_features=2, bias=True)
     """
-    if units < 1:
-        raise InputError(f"expected at least one unit to add on '{axis}', got {units}")
+    if not isinstance(units, int) or isinstance(units, bool) or units < 1:
+        raise GrowthError(f"expected a whole number of at least one unit to add on '{axis}', got {units!r}")
     found = axes(model, example)
-    widening = Widening(find_axis(found, axis), units)
+    widening = _initialised(model, find_axis(found, axis), units, init, generator)
     return apply_(model, found, [widening], inputs=example, optimizer=optimizer, averages=averages, generator=generator)
+
+
+def _initialised(
+    model: nn.Module, axis: Axis, units: int, init: str | Mapping[str, Tensor], generator: torch.Generator | None
+) -> Widening:
+    """The units with their own weights."""
+    if init == "fresh":
+        return Widening(axis, units)
+    tensors = tensors_of(model)
+    if init == "copy":
+        chosen = torch.randint(axis.size, (units,), generator=generator)
+        taken = {
+            (m.tensor, "out" in m.roles): tensors[m.tensor]
+            .detach()
+            .index_select(m.dim, m.index[chosen].flatten().to(tensors[m.tensor].device))
+            for m in axis.members
+            if not m.roles.isdisjoint(("out", "channel"))
+        }
+        rows, channels = ({name: t for (name, out), t in taken.items() if out == role} for role in (True, False))
+        return Widening(axis, units, rows, channels)
+    if not isinstance(init, Mapping) or not all(isinstance(given, Tensor) for given in init.values()):
+        raise GrowthError(f"unknown init {init!r}: expected one of {', '.join(INITS)}, or tensors by name")
+    for name, given in init.items():
+        member = next((m for m in axis.producers if m.tensor == name), None)
+        if member is None:
+            names = ", ".join(m.tensor for m in axis.producers)
+            raise GrowthError(f"init for '{name}', which does not hand out axis {axis.name}; expected {names}")
+        shape = list(tensors[name].shape)
+        shape[member.dim] = units * member.index.shape[1]
+        if list(given.shape) != shape:
+            raise GrowthError(f"init for '{name}': expected shape {shape} for {units} units, got {list(given.shape)}")
+    return Widening(axis, units, dict(init))

@@ -1,14 +1,16 @@
 """Widenings: larger tensors in place of the old ones, with the maps that say where every old entry went."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
 
-from outgrow.net.axes import Axis, Member
+from outgrow.net.axis import Axis, Member
 from outgrow.net.edit import Change, Edit, grid
+from outgrow.net.gains import Gain
+from outgrow.net.setting import Setting, apply_settings_
 from outgrow.net.surgery import replace_, tensors_of
 
 
@@ -62,20 +64,64 @@ def widen(
         for path, module in model.named_modules()
         for key in (*module._parameters, *module._buffers)
     }
-    plans = _plans(found, [w for w in widenings if w.units > 0], present)
+    widenings = [widening for widening in widenings if widening.units > 0]
+    plans = _plans(widenings, present)
     changes = []
     for name, plan in plans.items():
         grown = _grow(present[name].detach(), plan, name, owners[name], generator)
-        changes.append((name, present[name], grown, plan.keep))
+        changes.append((name, present[name], grown, plan))
     put_back = replace_(model, {name: grown for name, _, grown, _ in changes})
     after = tensors_of(model)
+    try:
+        settings, settings_back = resized_(model, [(w.axis, w.units) for w in widenings])
+    except Exception:
+        put_back()
+        raise
     edit = Edit(
         "widening " + ", ".join(f"{w.axis.name} by {w.units}" for w in widenings),
-        tuple(Change(name, old, after[name], keep) for name, old, _, keep in changes),
+        tuple(Change(name, old, after[name], plan.keep, scale=plan.scale(name)) for name, old, _, plan in changes),
         [_regrown(axis, plans) for axis in found],
+        settings=settings,
+        model=model,
     )
     edit.on_undo(put_back)
+    edit.on_undo(settings_back)
     return edit
+
+
+def resized_(model: nn.Module, resizes: Sequence[tuple[Axis, int]]) -> tuple[tuple[Setting, ...], Callable[[], None]]:
+    """Set the attributes that change with axes: numbers of heads and the like, and the eps of RMS norms.
+
+    Args:
+        model: Changed in place.
+        resizes: Axes as they were, and how many units each has more, negative for fewer.
+
+    Returns:
+        What was set, and a function that puts the old values back.
+    """
+    done: list[Setting] = []
+    undo: list[Callable[[], None]] = []
+
+    def put_back() -> None:
+        while undo:
+            undo.pop()()
+
+    try:
+        for axis, units in resizes:
+            scaled = [scaled.after(model, units) for scaled in axis.settings]
+            epsilons = [
+                Setting(
+                    gain.module, gain.attribute, gain.eps_now(model) * Gain.factor(axis.size, axis.size + units) ** 2
+                )
+                for gain in axis.gains
+                if gain.attribute
+            ]
+            undo.append(apply_settings_(model, [*scaled, *epsilons]))
+            done += [*scaled, *epsilons]
+    except Exception:
+        put_back()
+        raise
+    return tuple(done), put_back
 
 
 @dataclass
@@ -86,8 +132,17 @@ class _Plan:
     shape: list[int]
     insertions: list[_Insertion]
 
+    def scale(self, name: str) -> float:
+        """What gains of RMS norms are multiplied with, to make up for the channels of zeros."""
+        pairs = [(insertion.widening.axis, insertion.widening.units) for insertion in self.insertions]
+        return math.prod(
+            Gain.factor(axis.size, axis.size + units)
+            for axis, units in pairs
+            if any(gain.tensor == name for gain in axis.gains)
+        )
 
-def _plans(found: Sequence[Axis], widenings: Sequence[Widening], present: Mapping[str, Tensor]) -> dict[str, _Plan]:
+
+def _plans(widenings: Sequence[Widening], present: Mapping[str, Tensor]) -> dict[str, _Plan]:
     touched: dict[str, dict[int, list[tuple[Widening, Member]]]] = {}
     for widening in widenings:
         for member in widening.axis.members:
@@ -109,7 +164,7 @@ def _insert(size: int, pairs: Sequence[tuple[Widening, Member]]) -> tuple[Tensor
     added = torch.zeros(size, dtype=torch.long)
     runs: list[list[tuple[int, int, list[int]]]] = []
     for widening, member in pairs:
-        mine = _runs(member.index[-1].tolist())
+        mine = _runs(member.index[-1].tolist(), member.run)
         runs.append(mine)
         for end, length, _ in mine:
             added[end] = widening.units * length
@@ -125,12 +180,20 @@ def _insert(size: int, pairs: Sequence[tuple[Widening, Member]]) -> tuple[Tensor
     return keep, size + int(added.sum()), made
 
 
-def _runs(places: list[int]) -> list[tuple[int, int, list[int]]]:
-    """Split the places of a unit into contiguous runs: (last place, length, which entries they are, in order)."""
+def _runs(places: list[int], most: int) -> list[tuple[int, int, list[int]]]:
+    """Split the places of a unit into contiguous runs: (last place, length, which entries they are, in order).
+
+    Args:
+        places: Of one unit.
+        most: Greatest length of a run; 0 for any.
+
+    Returns:
+        The runs.
+    """
     order = sorted(range(len(places)), key=places.__getitem__)
     runs: list[list[int]] = []
     for entry in order:
-        if runs and places[entry] == places[runs[-1][-1]] + 1:
+        if runs and places[entry] == places[runs[-1][-1]] + 1 and len(runs[-1]) != most:
             runs[-1].append(entry)
         else:
             runs.append([entry])
@@ -139,26 +202,45 @@ def _runs(places: list[int]) -> list[tuple[int, int, list[int]]]:
 
 def _grow(old: Tensor, plan: _Plan, name: str, owner: nn.Module, generator: torch.Generator | None) -> Tensor:
     grown = old.new_zeros(plan.shape)
-    for role in ("channel", "out"):  # whatever a consumer reads from new units stays zero
+    for role in ("channel", "in", "out"):
         for insertion in plan.insertions:
-            if role not in insertion.member.roles:
+            axis, member = insertion.widening.axis, insertion.member
+            if role not in member.roles or not _comes_in(axis, member, role, owner):
                 continue
             where = list(plan.keep)
-            where[insertion.member.dim] = insertion.places.reshape(-1)
+            where[member.dim] = insertion.places.reshape(-1)
             shape = [len(index) for index in where]
             given = (insertion.widening.rows if role == "out" else insertion.widening.channels).get(name)
             if given is None:
-                given = fresh_entries(owner, name, old, shape, role, generator)
+                given = fresh_entries(owner, name, old, shape, role, member.dim, generator)
             grown[grid(where)] = given.to(grown).reshape(shape)
     grown[grid(plan.keep)] = old
-    return grown
+    return grown * plan.scale(name) if plan.scale(name) != 1.0 else grown
+
+
+def _comes_in(axis: Axis, member: Member, role: str, owner: nn.Module) -> bool:
+    """Whether new entries have values of their own, and are not the zeros through which the new units come in."""
+    if axis.zero == "in":
+        return role != "in"
+    if role == "in":
+        return "out" not in member.roles
+    gains = any(gain.tensor == member.tensor for gain in axis.gains)
+    return role == "channel" and (
+        "scale" in member.roles or gains or isinstance(owner, (nn.modules.batchnorm._NormBase, nn.PReLU))
+    )
 
 
 _LAYERS = (nn.Linear, nn.modules.conv._ConvNd)
 
 
 def fresh_entries(
-    owner: nn.Module, name: str, old: Tensor, shape: Sequence[int], role: str, generator: torch.Generator | None
+    owner: nn.Module,
+    name: str,
+    old: Tensor,
+    shape: Sequence[int],
+    role: str,
+    dim: int,
+    generator: torch.Generator | None,
 ) -> Tensor:
     """Return starting values [shape] of new entries of a tensor, as a fresh layer of its kind would have them.
 
@@ -167,7 +249,8 @@ def fresh_entries(
         name: The tensor's name; its last part says what it is.
         old: The tensor before.
         shape: Shape of the new entries.
-        role: `out` for rows of weights, `channel` for one entry a channel.
+        role: `out` for rows of weights, `in` for columns, `channel` for one entry a channel.
+        dim: The dimension of the tensor along which they are new.
         generator: Random source; torch's global one by default.
 
     Returns:
@@ -183,8 +266,8 @@ def fresh_entries(
             rows[owner.padding_idx] = 0.0
         return rows
     weight = getattr(owner, "weight", None) if kind == "bias" else old
-    if isinstance(weight, Tensor) and weight.ndim > 1 and (role == "out" or isinstance(owner, _LAYERS)):
-        fan_in = math.prod(weight.shape[1:])
+    if isinstance(weight, Tensor) and weight.ndim > 1 and (role != "channel" or isinstance(owner, _LAYERS)):
+        fan_in = weight.numel() // weight.shape[dim if role == "out" else 0]
         return (torch.rand(list(shape), generator=generator) * 2 - 1) / math.sqrt(max(fan_in, 1))
     return old.float().mean().cpu().expand(list(shape))
 

@@ -18,10 +18,12 @@ from outgrow.grow.policy import Policy, Proportional, Situation
 from outgrow.grow.proposals import NAMES as PROPOSALS
 from outgrow.grow.sample import Batch, as_tensors, chunk_of, device_of, draw
 from outgrow.grow.trial import can_try
-from outgrow.net.axes import Axis, axes
+from outgrow.net.axes import axes
+from outgrow.net.axis import Axis
 from outgrow.net.cost import flops, parameters, parameters_after
 from outgrow.net.edit import Edit
 from outgrow.net.inputs import Example
+from outgrow.net.newborns import Newborns
 from outgrow.net.widen import apply_
 
 
@@ -103,6 +105,7 @@ class Grower:
             raise InputError(f"the budget of {max_params:,} parameters is below the seed's {parameters(model):,}")
         if not any(id(parameter) in owned for parameter in model.parameters()):
             raise InputError("the optimizer has none of the model's parameters: build it from model.parameters()")
+        Newborns.follow(optimizer)  # its state may have births, from growths before it was saved and loaded
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{name} {size}" for name, size in self.sizes.items())

@@ -1,0 +1,144 @@
+"""Insert a block at a place, by hand."""
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel
+
+from outgrow.errors import GrowthError
+from outgrow.models.rational import Rational
+from outgrow.models.residual import identity_layer, residual_layer
+from outgrow.net.edit import Edit, Insertion
+from outgrow.net.follow import followed
+from outgrow.net.inputs import Example
+from outgrow.net.place import BlockCopy, NewLayer, Place
+from outgrow.net.places import find_place
+from outgrow.net.preserve import verified
+from outgrow.net.setting import apply_settings_
+from outgrow.net.surgery import insert_
+from outgrow.net.survey import survey
+from outgrow.net.twin import own_parameters, redraw_, twin
+
+INITS = ("copy", "fresh")
+
+
+def deepen_(
+    model: nn.Module,
+    place: str | Place,
+    *,
+    example: Example,
+    optimizer: Optimizer | None = None,
+    averages: Sequence[AveragedModel] = (),
+    init: str = "copy",
+    generator: torch.Generator | None = None,
+) -> Edit:
+    """Insert a block, in place, without changing what the model computes.
+
+    At a residual place it is a copy of the block before it with some weights at zero, in a chain a layer that starts as
+    the identity. The place is looked at anew, so that one found before some training is as good as its name.
+
+    Args:
+        model: Any module.
+        place: A place, or its name as `outgrow.places` lists it, or the path of a container, for its last place.
+        example: One input: a tensor, a tuple of positional or a dict of keyword arguments.
+        optimizer: Gets the new parameters.
+        averages: Averaged weights of the model.
+        init: Weights of a copied block that are not zero: `copy` takes those of the block, `fresh` draws them anew.
+        generator: Random source of what is drawn; torch's global one by default.
+
+    Returns:
+        The edit: `moved` is the largest change of an output relative to its scale, `undo()` takes the edit back. Its
+        `axes` are empty, since the graph is another one.
+
+    Raises:
+        GrowthError: There is no such place, or the model can't be called on the example; everything is as before.
+        EditError: The function would have changed; everything is as before.
+
+    Examples:
+        >>> model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+        >>> edit = deepen_(model, "1", example=torch.zeros(1, 4))
+        >>> [type(layer).__name__ for layer in model]
+        ['Linear', 'ReLU', 'Linear', 'ReLU', 'Linear']
+    """
+    if not isinstance(place, (str, Place)):
+        raise GrowthError(f"expected a place or its name, got {place!r}")
+    if init not in INITS:
+        raise GrowthError(f"expected init to be one of {', '.join(INITS)}, got '{init}'")
+    with survey(model, example) as seen:
+        found = find_place(seen, place.name if isinstance(place, Place) else place)
+    with _drawn_from(generator, model):
+        insertion = _insertion(model, found, init)
+
+    def edited() -> Edit:
+        return verified(model, seen.example, lambda: _apply(model, found, insertion))
+
+    return followed(model, edited, optimizer, averages)
+
+
+def _apply(model: nn.Module, place: Place, insertion: Insertion) -> Edit:
+    edit = Edit(f"a block behind {place.name}", insertions=(insertion,), settings=place.settings)
+    edit.on_undo(insert_(model, insertion))
+    edit.on_undo(apply_settings_(model, place.settings))
+    return edit
+
+
+def _insertion(model: nn.Module, place: Place, init: str) -> Insertion:
+    """Make the modules that go to a place that was just found; they are not yet in the model."""
+    if isinstance(place.recipe, BlockCopy):
+        return _copied(model, place, place.recipe, init)
+    assert place.recipe is not None  # find_place returns none where no block can go
+    return _layered(model, place, place.recipe)
+
+
+def _copied(model: nn.Module, place: Place, recipe: BlockCopy, init: str) -> Insertion:
+    block = model.get_submodule(place.name)
+    copied = twin(model, block)
+    mine = own_parameters(model, block)
+    if init == "fresh":
+        redraw_(copied, mine)
+    with torch.no_grad():
+        for name in recipe.zeros:
+            copied.get_parameter(name).zero_()
+    first = {parameter: name for name, parameter in model.named_parameters()}
+    like = {f"0.{name}": first[parameter] for name, parameter in mine.items()}
+    return Insertion(place.parent, place.child, (copied,), like)
+
+
+def _layered(model: nn.Module, place: Place, recipe: NewLayer) -> Insertion:
+    activation = copy.deepcopy(model.get_submodule(place.name)) if recipe.repeats else Rational()
+    like = model.get_submodule(recipe.like)
+    weight = max(like.parameters(), key=lambda parameter: parameter.ndim)
+    bias = like._parameters.get("bias")
+    new = nn.ModuleList([_new_layer(model, recipe), activation]).to(weight.device, weight.dtype)
+    first = {parameter: name for name, parameter in model.named_parameters()}
+    options = {name: first[weight if p.ndim > 1 or bias is None else bias] for name, p in new.named_parameters()}
+    return Insertion(place.parent, place.child, tuple(new), options)
+
+
+def _new_layer(model: nn.Module, recipe: NewLayer) -> nn.Module:
+    if not recipe.norm:
+        return identity_layer(recipe.channels, recipe.kernel)
+    norm = model.get_submodule(recipe.norm)
+    assert isinstance(norm, _BatchNorm)  # as the place says
+    return residual_layer(recipe.channels, recipe.kernel, norm)
+
+
+@contextmanager
+def _drawn_from(generator: torch.Generator | None, model: nn.Module) -> Iterator[None]:
+    """Draw from a generator in place of torch's global random state."""
+    if generator is None:
+        yield
+        return
+    seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
+    with torch.random.fork_rng(devices=_gpus(model)):
+        torch.manual_seed(seed)
+        yield
+
+
+def _gpus(module: nn.Module) -> list[int]:
+    return sorted({p.device.index or 0 for p in module.parameters() if p.device.type == "cuda"})

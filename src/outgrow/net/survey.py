@@ -1,0 +1,91 @@
+"""The survey of a model: one forward pass of it, to try places on."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from outgrow.errors import GrowthError
+from outgrow.net.activations import is_activation
+from outgrow.net.calls import Forward, observe
+from outgrow.net.inputs import Example, check_kind, misfit
+from outgrow.net.preserve import frozen_state
+
+
+@dataclass(frozen=True, eq=False)
+class Survey:
+    """A model in eval mode and one forward pass of it.
+
+    Args:
+        model: The model.
+        example: What it was called on: the user's example, or noise in place of zeros.
+        forward: What was seen.
+        names: The first path of each module.
+        zeros: For each kind of block, the zeros that were found for one of them.
+    """
+
+    model: nn.Module
+    example: Example
+    forward: Forward
+    names: dict[nn.Module, str]
+    zeros: dict[tuple[type, tuple[str, ...]], tuple[str, ...]] = field(default_factory=dict)
+
+
+@contextmanager
+def survey(model: nn.Module, example: Example) -> Iterator[Survey]:
+    """Run a model once to see how its modules are called; modes, buffers and the random state are put back at the end.
+
+    Args:
+        model: Any module.
+        example: One input.
+
+    Yields:
+        What was seen, to try places on.
+
+    Raises:
+        GrowthError: The model is scripted, compiled or wrapped, or does not run on this example.
+    """
+    check_kind(model)
+    with frozen_state(model):
+        model.eval()
+        names = {module: path for path, module in model.named_modules()}
+        yield Survey(model, *_first_pass(model, example), names)
+
+
+def is_block(module: nn.Module) -> bool:
+    """Whether a module has weights and is more than one layer of torch's own."""
+    single = next(module.children(), None) is None and type(module).__module__.startswith("torch.nn.")
+    return not single and next(module.parameters(), None) is not None
+
+
+def _first_pass(model: nn.Module, example: Example) -> tuple[Example, Forward]:
+    """Run a model on noise in place of zeros; as it may not take noise, else on the very example."""
+    wanted = {module for module in model.modules() if is_activation(module)}
+    for module in model.modules():
+        if isinstance(module, (nn.Sequential, nn.ModuleList)):
+            wanted |= {child for child in module if is_block(child)}
+    lively = _lively(example)
+    try:
+        return lively, observe(model, lively, wanted)
+    except Exception:
+        try:
+            return example, observe(model, example, wanted)
+        except Exception as error:
+            raise GrowthError(misfit(model, error)) from error
+
+
+def _lively(example: Example) -> Example:
+    """The example with noise in place of tensors of zeros, on which every function looks like the identity."""
+    generator = torch.Generator().manual_seed(0)
+
+    def lively(leaf: Any) -> Any:
+        if isinstance(leaf, Tensor) and leaf.is_floating_point() and not leaf.any():
+            return torch.randn(leaf.shape, generator=generator).to(leaf)
+        return leaf
+
+    mapped: Example = pytree.tree_map(lively, example)
+    return mapped

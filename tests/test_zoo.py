@@ -1,0 +1,56 @@
+"""Properties of every axis and every place of every network of the zoo."""
+
+import pytest
+import torch
+
+from net_cases import CASES
+from zoo import ZOO
+from zoo_fixed import GAPS, SETTLED, unlisted
+from zoo_known import Known, known_of
+from zoo_properties import (
+    deepening_keeps_the_function,
+    growable,
+    inserted_blocks_learn,
+    removal_takes_widening_back,
+    widened_units_learn,
+    widening_keeps_the_function,
+)
+
+pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections")  # torch's own, slower but right
+known = known_of({**ZOO, **CASES})
+
+
+def test_what_can_grow(known: Known):
+    assert {axis.name: axis.size for axis in growable(known.found)} == known.case.growable
+
+
+def test_gaps_are_listed(known: Known):
+    assert not unlisted(known.name, known.found)
+
+
+def test_widening_keeps_the_function(known: Known):
+    widening_keeps_the_function(known.case, torch.float64, known.found)
+
+
+def test_widening_keeps_the_function_in_single_precision(known: Known):
+    widening_keeps_the_function(known.case, torch.float32, known.found, numbers=(3,))
+
+
+def test_removal_takes_widening_back(known: Known):
+    removal_takes_widening_back(known.case, known.found)
+
+
+def test_widened_units_learn(known: Known):
+    widened_units_learn(known.case, known.found)
+
+
+def test_deepening_keeps_the_function(known: Known):
+    deepening_keeps_the_function(known.case)
+
+
+def test_inserted_blocks_learn(known: Known):
+    inserted_blocks_learn(known.case)
+
+
+def test_every_gap_is_of_a_network():
+    assert {network for network, _ in {**GAPS, **SETTLED}} <= {*ZOO, *CASES}
