@@ -1,4 +1,4 @@
-"""The command line: `outgrow grow`, `outgrow report`."""
+"""The command line: `outgrow grow`, `outgrow inspect`, `outgrow report`."""
 
 import sys
 from collections.abc import Callable
@@ -60,6 +60,22 @@ class Grow:
 
 
 @dataclass
+class Inspect:
+    """Show what of a model can grow, and where: its axes and places, and why the others can't."""
+
+    factory: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PACKAGE.MODULE:FACTORY")]
+    """A function or class that makes the model without arguments; it may also return a pair of model and example."""
+    example: Annotated[tuple[str, ...], _option("SHAPE ...")] = ()
+    """One shape for each input, such as 1x3x32x32; whole numbers below 50 as 1x16:50, keyword inputs as ids=1x16:50."""
+
+    def __call__(self) -> int:
+        """Run the command; return the exit code."""
+        from outgrow.commands import inspect
+
+        return inspect(self)
+
+
+@dataclass
 class Report:
     """Write report.html of a run again."""
 
@@ -83,7 +99,7 @@ def main(arguments: list[str] | None = None) -> int:
     Returns:
         The exit code: 0 done, 1 the run failed, 2 bad input (one line on standard error), 130 interrupted.
     """
-    commands: dict[str, Callable[..., Any]] = {"grow": Grow, "report": Report}
+    commands: dict[str, Callable[..., Any]] = {"grow": Grow, "inspect": Inspect, "report": Report}
     command = tyro.extras.subcommand_cli_from_dict(
         commands, prog="outgrow", description="Neural networks that find their own size.", args=arguments
     )

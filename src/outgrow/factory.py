@@ -1,0 +1,94 @@
+"""A model of the user's own, named on the command line as `package.module:factory`, and an example to call it with."""
+
+import importlib
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from outgrow.errors import InputError
+
+
+def model_of(name: str) -> tuple[nn.Module, Any]:
+    """Import a factory and call it; modules are also found in the current folder.
+
+    Args:
+        name: `package.module:factory`: a function or class that needs no arguments, or a model.
+
+    Returns:
+        The model, and the example where the factory returns a pair of both, else None.
+
+    Raises:
+        InputError: There is no such module or name, or it gives no model.
+
+    Examples:
+        >>> model_of("torch.nn:Identity")
+        (Identity(), None)
+    """
+    module, colon, attribute = name.partition(":")
+    if not colon or not module or not attribute:
+        raise InputError(f"{name}: expected package.module:factory, such as mymodels.nets:small")
+    here = str(Path.cwd())
+    sys.path.insert(0, here)
+    try:
+        found: Any = importlib.import_module(module)
+        for part in attribute.split("."):
+            found = getattr(found, part)
+    except (ImportError, AttributeError) as error:
+        raise InputError(f"{name}: {error}; run it where 'import {module}' works") from error
+    finally:
+        if here in sys.path:
+            sys.path.remove(here)
+    try:
+        made = found if isinstance(found, nn.Module) else found()
+    except Exception as error:
+        raise InputError(f"{name}: expected a function or class that needs no arguments: {error}") from error
+    model, example = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
+    if not isinstance(model, nn.Module):
+        raise InputError(
+            f"{name}: expected a torch.nn.Module, or a pair of one and its example, got {type(model).__name__}"
+        )
+    return model, example
+
+
+def example_of(texts: Sequence[str]) -> Any:
+    """Read an example from shapes, such as `1x3x32x32`, `ids=1x16:50` (whole numbers below 50), for each input one.
+
+    Args:
+        texts: One for each input; with names for keyword inputs, without for positional ones.
+
+    Returns:
+        A tuple of tensors, or a dict of them: normal numbers, or whole ones where a bound is given.
+
+    Raises:
+        InputError: A text is no shape, or only some have names.
+
+    Examples:
+        >>> example_of(["1x3x8x8"])[0].shape
+        torch.Size([1, 3, 8, 8])
+        >>> example_of(["input_ids=2x7:50"])["input_ids"].dtype
+        torch.int64
+    """
+    inputs: dict[str, Tensor] = {}
+    generator = torch.Generator().manual_seed(0)
+    for place, text in enumerate(texts):
+        match = re.fullmatch(r"(?:(\w+)=)?(\d+(?:x\d+)*)(?::([1-9]\d*))?", text.strip())
+        if not match:
+            raise InputError(
+                f"--example {text}: expected a shape such as 1x3x32x32, with a bound for whole numbers (1x16:50), and "
+                f"a name for a keyword input (input_ids=1x16:50)"
+            )
+        shape = [int(size) for size in match[2].split("x")]
+        bound = int(match[3]) if match[3] else None
+        values = torch.randn(shape, generator=generator)
+        inputs[match[1] or str(place)] = values if bound is None else torch.randint(bound, shape, generator=generator)
+    if len(inputs) < len(texts):
+        raise InputError("--example: expected a different name for each input")
+    named = [not name.isdigit() for name in inputs]
+    if any(named) and not all(named):
+        raise InputError("--example: expected names for all inputs or for none")
+    return inputs if all(named) and named else tuple(inputs.values())
