@@ -20,6 +20,13 @@ def test_the_loop_of_the_readme_runs_and_prints_what_it_says(tmp_path):
     assert re.search(rf"`{line}`", README)
 
 
+def test_the_edits_of_the_readme_print_what_it_says(tmp_path):
+    shown = re.search(r"```python\n([^`]*deepen_[^`]*)```\n\nprints\n\n((?:    .*\n)+)", README)
+    edits, printed = shown.groups()
+    result = subprocess.run([sys.executable, "-c", edits], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert [line.strip() for line in printed.splitlines()] == result.stdout.splitlines()
+
+
 def test_ci_runs_the_second_command_word_for_word():
     shown = README.split("<!-- second command -->")[1].split("```sh\n")[1].split("\n```")[0]
     script = (ROOT / ".ci" / "run").read_text()
