@@ -15,6 +15,7 @@ from outgrow.net.edit import Edit
 from outgrow.net.graph import rounding
 from outgrow.net.inputs import Example, call
 from outgrow.net.moves import PARTS
+from outgrow.net.numbers import compact
 from outgrow.net.preserve import (
     NoChance,
     change,
@@ -245,14 +246,15 @@ def _sizes(trace: Trace, one: Found, shaped: Sequence[Shaped]) -> dict[int, int]
         sizes.setdefault(one.axis.size * entries, entries)
     units = one.axis.size
     for site in shaped:
-        roots = trace.numbers.roots(site.numbers)
+        (roots,) = compact(trace.numbers.roots(site.numbers))
         mine = torch.isin(roots, torch.tensor(sorted(one.roots)))
-        for dim in range(roots.ndim):
+        for dim, size in enumerate(site.numbers.shape):
             lines = mine.movedim(dim, -1).reshape(-1, roots.shape[dim])
-            line = int(lines.sum(1).argmax())
+            line = int(lines.sum(1).argmax())  # one that meets the axis most often
             on = roots.movedim(dim, -1).reshape(-1, roots.shape[dim])[line][lines[line]]
-            if len(on.unique()) == units and len(on) % units == 0:
-                sizes.setdefault(roots.shape[dim], len(on) // units)
+            count = len(on) * size // roots.shape[dim]
+            if len(on.unique()) == units and count % units == 0:
+                sizes.setdefault(size, count // units)
     return {size: per for size, per in sizes.items() if size > 0}
 
 
