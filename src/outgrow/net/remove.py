@@ -81,10 +81,11 @@ class Removal:
 
 
 def _whole_numbers(axis: Axis, indices: Iterable[int] | Tensor) -> list[int]:
-    if isinstance(indices, Tensor):
-        indices = ["a mask"] if indices.dtype == torch.bool else indices.tolist()  # type: ignore[list-item]
+    numbers = indices.tolist() if isinstance(indices, Tensor) else indices
     try:
-        return [whole(i) for i in indices]
+        if isinstance(indices, Tensor) and indices.dtype == torch.bool:
+            raise TypeError
+        return [whole(i) for i in numbers]
     except TypeError as error:
         raise GrowthError(
             f"removing units of '{axis.name}': expected a list or tensor of whole numbers, got {indices!r}; "
