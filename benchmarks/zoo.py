@@ -11,6 +11,7 @@ import argparse
 import ctypes
 import gc
 import json
+import os
 import re
 import statistics
 import subprocess
@@ -190,7 +191,8 @@ MEASURES: dict[str, Callable[[], dict]] = {
 def measured(name: str) -> dict:
     """One measurement, in a process of its own."""
     command = [sys.executable, str(HERE / "zoo.py"), "--measure", name]
-    out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}  # else threads wait for each other where other jobs run
+    out = subprocess.run(command, check=True, capture_output=True, text=True, env=one_thread).stdout
     return {
         "what": name,
         "command": "python benchmarks/zoo.py",
@@ -198,6 +200,7 @@ def measured(name: str) -> dict:
         "commit": commit(),
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
         "hardware": hardware(),
+        "threads": 1,
     }
 
 
@@ -252,7 +255,7 @@ def times_table(times: list[dict]) -> str:
         rows.append("| " + " | ".join(cells) + " |")
     if times:
         versions = ", ".join(f"{name} {version}" for name, version in times[0]["versions"].items())
-        rows += ["", f"Machine: {times[0]['hardware']}, no GPU; {versions}; commit {times[0]['commit']}."]
+        rows += ["", f"Machine: {times[0]['hardware']}, no GPU, one thread; {versions}; commit {times[0]['commit']}."]
     return "\n".join(rows)
 
 

@@ -86,8 +86,9 @@ SETTLED: dict[tuple[str, str], str] = {
     ("to a named tuple", "c"): "mean: it sums over channels",
     ("code book", "codes (input)"): "cdist: outgrow has no rule",
 }
-"""The other cut or frozen axes: an RMS norm before a ReLU, whose slope at zero is zero; a weight that is normalised
-as a whole; a head's size under a scale that depends on it; a mean over channels; numbers of positions or codes."""
+"""The other cut or frozen axes: an RMS norm in front of a ReLU, whose slope at zero is zero; a weight that is
+normalised as a whole; a head's size under a scale that depends on it; a mean over channels; a number of queries or of
+codes."""
 
 
 def kind(axis: Axis) -> str:
