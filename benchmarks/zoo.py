@@ -64,6 +64,7 @@ def main() -> None:
     """Write the document."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--no-times", action="store_true", help="keep the times of the last run")
+    parser.add_argument("--threads", type=int, default=2, help="of torch; 1 where other jobs run beside it")
     parser.add_argument("--measure", choices=MEASURES, help=argparse.SUPPRESS)  # in a process of its own
     options = parser.parse_args()
     warnings.simplefilter("ignore")
@@ -72,7 +73,7 @@ def main() -> None:
         return
     if not options.no_times:
         RESULTS.parent.mkdir(exist_ok=True)
-        RESULTS.write_text("".join(json.dumps(measured(name)) + "\n" for name in MEASURES))
+        RESULTS.write_text("".join(json.dumps(measured(name, options.threads)) + "\n" for name in MEASURES))
     times = [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
     parts = [ABOUT]
     for title, cases in (("Small networks", {**ZOO, **CASES}), ("Hugging Face transformers", HF)):
@@ -188,11 +189,11 @@ MEASURES: dict[str, Callable[[], dict]] = {
 }
 
 
-def measured(name: str) -> dict:
+def measured(name: str, threads: int) -> dict:
     """One measurement, in a process of its own."""
     command = [sys.executable, str(HERE / "zoo.py"), "--measure", name]
-    one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}  # else threads wait for each other where other jobs run
-    out = subprocess.run(command, check=True, capture_output=True, text=True, env=one_thread).stdout
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    out = subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
     return {
         "what": name,
         "command": "python benchmarks/zoo.py",
@@ -200,7 +201,7 @@ def measured(name: str) -> dict:
         "commit": commit(),
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
         "hardware": hardware(),
-        "threads": 1,
+        "threads": threads,
     }
 
 
@@ -255,7 +256,10 @@ def times_table(times: list[dict]) -> str:
         rows.append("| " + " | ".join(cells) + " |")
     if times:
         versions = ", ".join(f"{name} {version}" for name, version in times[0]["versions"].items())
-        rows += ["", f"Machine: {times[0]['hardware']}, no GPU, one thread; {versions}; commit {times[0]['commit']}."]
+        rows += [
+            "",
+            f"Machine: {times[0]['hardware']}, no GPU, {times[0]['threads']} threads; {versions}; commit {times[0]['commit']}.",
+        ]
     return "\n".join(rows)
 
 
