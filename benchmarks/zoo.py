@@ -256,10 +256,8 @@ def times_table(times: list[dict]) -> str:
         rows.append("| " + " | ".join(cells) + " |")
     if times:
         versions = ", ".join(f"{name} {version}" for name, version in times[0]["versions"].items())
-        rows += [
-            "",
-            f"Machine: {times[0]['hardware']}, no GPU, {times[0]['threads']} threads; {versions}; commit {times[0]['commit']}.",
-        ]
+        machine = f"{times[0]['hardware']}, no GPU, {times[0]['threads']} threads"
+        rows += ["", f"Machine: {machine}; {versions}; commit {times[0]['commit']}."]
     return "\n".join(rows)
 
 
