@@ -4,6 +4,9 @@ import pytest
 import torch
 
 from net_cases import CASES
+from outgrow.net.graph import graph_of
+from outgrow.net.rules import RULES
+from outgrow.net.trace import op_name
 from zoo import ZOO
 from zoo_fixed import GAPS, SETTLED, unlisted
 from zoo_known import Known, known_of
@@ -50,6 +53,12 @@ def test_deepening_keeps_the_function(known: Known):
 
 def test_inserted_blocks_learn(known: Known):
     inserted_blocks_learn(known.case)
+
+
+def test_every_rule_is_met_by_a_network():
+    graphs = [graph_of(case.model(), case.example) for case in {**ZOO, **CASES}.values()]
+    ops = {op_name(node.target) for graph in graphs for node in graph.nodes if node.op == "call_function"}
+    assert {RULES[op] for op in ops & RULES.keys()} == set(RULES.values())
 
 
 def test_every_gap_is_of_a_network():

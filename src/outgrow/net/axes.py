@@ -47,7 +47,7 @@ def axes(model: nn.Module, example: Example) -> list[Axis]:
     while True:
         found = walk(model, graph, cuts.choices)
         known = confirmed(model, example, found, axes_of(found))
-        if cuts.settled(found, known):
+        if cuts.done(found, known):
             _warn_of_unseen(model, graph)
             return [_learning(model, one.axis) for one in known]
 
@@ -83,7 +83,7 @@ class Cuts:
         self.choices: dict[str, int] = {}
         self._units: dict[str, dict[int, int]] = {}
 
-    def settled(self, found: Trace, known: Sequence[Found]) -> bool:
+    def done(self, found: Trace, known: Sequence[Found]) -> bool:
         """Note how many units each choice gives, and choose anew; False where that changes anything."""
         before = dict(self.choices)
         units = _units_by_cut(found, known)

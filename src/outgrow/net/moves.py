@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from outgrow.net.numbers import Stored, along, settled, spread, steady
+from outgrow.net.numbers import Stored, along, packed, spread, steady
 from outgrow.net.site import Bound, Shape, Site, blank, crosses_channels, no_channels, plain
 
 PARTS = ("chunk", "split", "split_with_sizes", "tensor_split", "unsafe_split", "unsafe_chunk", "glu")
@@ -29,7 +29,7 @@ def move(site: Site, bound: Bound, shape: Shape) -> Any:
     if site.op in CUTS:
         return cut(site, bound["self"], shape)
     result = site.target(**bound)
-    result = settled(result) if isinstance(result, Tensor) else result
+    result = packed(result) if isinstance(result, Tensor) else result
     if site.op in ("expand", "slice", "select", "narrow", "repeat", "cat"):
         site.note(result)
     return result
@@ -43,7 +43,7 @@ def cut(site: Site, x: Tensor, shape: Shape) -> Tensor:
         factors = split_factors(tuple(x.shape), shape, dim)
         if len(factors) > 1 and math.prod(factors) == x.shape[dim]:
             x = _tied(site, x, dim, factors)
-    x = settled(x.reshape(shape))
+    x = packed(x.reshape(shape))
     site.note(x)
     return x
 

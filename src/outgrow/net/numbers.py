@@ -139,7 +139,7 @@ def steady(numbers: Tensor, dim: int) -> bool:
     return bool((small == small.narrow(dim, 0, 1)).all())
 
 
-def settled(numbers: Tensor) -> Tensor:
+def packed(numbers: Tensor) -> Tensor:
     """Return the same numbers with stride 0 along every dimension where they don't change, so that they stay small."""
     shape = numbers.shape
     for dim in range(numbers.ndim):

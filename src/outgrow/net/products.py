@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from outgrow.net.numbers import Numbers, Stored, settled, spread, steady
+from outgrow.net.numbers import Numbers, Stored, packed, spread, steady
 from outgrow.net.site import Bound, Shape, Site, blank, channels_along, contract, join_places, no_channels, plain
 
 
@@ -78,7 +78,7 @@ def product(site: Site, left: Tensor, right: Tensor) -> Tensor | str:
     Returns:
         Numbers [..., rows, columns], the heads of both joined, or why that can't be.
     """
-    left, right = settled(site.numbers.roots(left)), settled(site.numbers.roots(right))
+    left, right = packed(site.numbers.roots(left)), packed(site.numbers.roots(right))
     varies = not steady(left, left.ndim - 1), not steady(right, right.ndim - 2)
     if all(varies):
         return "it multiplies channels with each other that are not whole heads"
@@ -88,7 +88,7 @@ def product(site: Site, left: Tensor, right: Tensor) -> Tensor | str:
     rows, columns = left.narrow(-1, 0, 1), right.narrow(-2, 0, 1)  # [..., rows, 1], [..., 1, columns]
     wide = torch.broadcast_shapes(rows.shape, columns.shape)
     if not (rows.any() and columns.any()):
-        return settled(rows.expand(wide) + columns.expand(wide))  # one of them is all zeros
+        return packed(rows.expand(wide) + columns.expand(wide))  # one of them is all zeros
     for one, other in ((rows, columns), (columns, rows)):
         if _shared(one, other):
             site.numbers.pin(one, "all heads share it")

@@ -8,13 +8,12 @@ gate    joins the two halves of one dimension
 mix     contracts channels (linear, convolution, matrix product, recurrent layer): joins what it contracts, hands out
         its weight's numbers
 attend  multiplies heads with each other: joins queries, keys and values head by head
-norm    has a parameter for each channel, or for each group: joins them
+norm    has a parameter for each channel, or for each group: joins them; pins channels whose statistics run over all
 pool    combines positions, which all carry the same numbers
 reduce  sums some dimensions away: fine over positions, pins over channels
 scan    runs along a dimension: fine over positions, pins over channels
 pick    picks places by their number: fine over positions, pins over channels
 make    makes a new tensor without channels
-pin     depends on how many channels there are: its channels can't grow
 skip    checks something; nothing flows on
 
 An op that is not in the table pins whatever enters it, and says so.
@@ -228,11 +227,6 @@ def scan(site: Site, bound: Bound, shape: Shape) -> Any:
     return x.expand(shape) if results == 1 else [x.expand(shape), *[no_channels(shape)] * (results - 1)]
 
 
-def pin(site: Site, bound: Bound, shape: Shape) -> Tensor:
-    """Pin what enters: the value of each channel depends on how many there are."""
-    return blank(site, bound, shape, "what it computes depends on how many channels there are")
-
-
 def weight_norm(site: Site, bound: Bound, shape: Shape) -> Tensor:
     """A weight that is computed from others anew in each forward pass."""
     return blank(site, bound, shape, "it computes a weight, whose parametrization can't follow a change")
@@ -287,7 +281,6 @@ _KINDS: dict[Rule, str] = {
     reduce: """mean sum amax amin logsumexp max min var std var_mean any all prod median argmax argmin count_nonzero
         norm linalg_vector_norm""",
     scan: "softmax log_softmax _softmax _log_softmax cumsum cumprod tril triu sort topk",
-    pin: "native_layer_norm",
     weight_norm: "_weight_norm _weight_norm_interface ",
     skip: """_assert_tensor_metadata _assert_async _assert_scalar sym_constrain_range sym_constrain_range_for_size item
         _local_scalar_dense _functional_assert_async""",

@@ -125,7 +125,7 @@ class _Walk:
         if node.target is operator.getitem:
             return args[0][args[1]] if isinstance(args[0], (list, tuple)) else None
         self.target: Any = node.target
-        self.op = _op_name(node.target)
+        self.op = op_name(node.target)
         bound = _bind(node.target, args, kwargs)
         value = value_of(node)
         shape = _shape(value[0] if isinstance(value, (list, tuple)) and value else value)
@@ -243,7 +243,8 @@ def _numbers_in(values: Any) -> Iterator[Tensor]:
             yield from leaf.runs if isinstance(leaf, Stored) else (leaf,)
 
 
-def _op_name(target: Any) -> str:
+def op_name(target: Any) -> str:
+    """Return the name of an op as the table of rules has it: in-place ones go by that of their twin."""
     name = str(getattr(target, "__name__", target)).split(".")[0]
     return name if name in RULES else name.rstrip("_") or name
 
