@@ -22,7 +22,7 @@ PIXELS = {"pixel_values": torch.randn(4, 3, 32, 32, generator=torch.Generator().
 
 LANGUAGE = {"vocab_size": 30, "num_hidden_layers": 2}
 TRANSFORMER = {"hidden_size": 16, "intermediate_size": 20, "num_hidden_layers": 2, "num_attention_heads": 4}
-LLAMA = {**LANGUAGE, **TRANSFORMER, "num_key_value_heads": 2, "max_position_embeddings": 32, "use_cache": False}
+LLAMA = {**LANGUAGE, **TRANSFORMER, "num_key_value_heads": 2, "max_position_embeddings": 32}
 
 
 class Network(Entry):
@@ -56,7 +56,6 @@ def _build(head: str, config: str, options: dict[str, Any]) -> nn.Module:
 NETWORKS: dict[str, Network] = {
     "gpt2": network(
         "GPT2LMHeadModel", "GPT2Config", IDS, vocab_size=30, n_embd=16, n_layer=2, n_head=4, n_positions=16,
-        use_cache=False,
     ),
     "llama": network("LlamaForCausalLM", "LlamaConfig", IDS, single=True, **LLAMA),
     "qwen2": network("Qwen2ForCausalLM", "Qwen2Config", IDS, single=True, **LLAMA),
@@ -66,7 +65,7 @@ NETWORKS: dict[str, Network] = {
     "vit": network("ViTForImageClassification", "ViTConfig", PIXELS, image_size=32, patch_size=8, **TRANSFORMER),
     "t5 encoder": network(
         "T5EncoderModel", "T5Config", IDS, vocab_size=30, d_model=16, d_kv=4, d_ff=20, num_layers=2, num_heads=3,
-        use_cache=False, single=True,
+        single=True,
     ),
     "convnext": network(
         "ConvNextForImageClassification", "ConvNextConfig", PIXELS, hidden_sizes=[8, 12], depths=[1, 2], num_stages=2
