@@ -65,7 +65,8 @@ class Place:
     settings: tuple[Setting, ...] = ()
 
     def __repr__(self) -> str:
-        return f"{self.name} ({self.kind}): {self.what}" if self.growable else f"{self.name} (none: {self.reason})"
+        name = self.name or "the model"
+        return f"{name} ({self.kind}): {self.what}" if self.growable else f"{name} (none: {self.reason})"
 
 
 class NoPlaceError(Exception):

@@ -41,7 +41,7 @@ def print_structure(
         ("behind", "kind", "what"),
         [(p["name"], p["kind"], p["what"]) for p in open_places],
     )
-    shut = [(p["name"], Text(p["reason"])) for p in places if not p["growable"]]
+    shut = [(p["name"] or "the model", Text(p["reason"])) for p in places if not p["growable"]]
     _print(screen, "Where none can", ("place", "why"), shut)
 
 
