@@ -101,6 +101,9 @@ class Busy(nn.Module):
         self.count += 1
         self.calls += 1
         self.last = x.detach().clone()
+        self.seen.append(len(x))
+        if not hasattr(self, "hooked"):  # as some libraries do to record what layers hand out
+            self.hooked = self.a.register_forward_hook(lambda module, args, output: None)
         x = self.a(x).relu()
         return self.b(x * 2 if x.sum() > -1 else x)
 
@@ -113,6 +116,7 @@ def test_a_busy_model_is_left_as_it_was():
     outgrow.widen_(model, "a", 2, example=ROW).undo()
     assert (model.calls is before[0], model.last is before[1]) == (True, True)
     assert (float(model.calls), model.last.tolist(), model.count, model.seen) == (0.0, [0.0], 0, [])
+    assert (len(model.a._forward_hooks), hasattr(model, "hooked")) == (0, False)
 
 
 class Says(nn.Module):

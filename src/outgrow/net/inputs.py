@@ -30,6 +30,11 @@ def call(model: nn.Module, inputs: Example) -> Any:
     return model(*args, **kwargs)
 
 
+def gpus_of(model: nn.Module) -> list[int]:
+    """Return the numbers of the CUDA devices that hold parameters of a model."""
+    return sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
+
+
 def check_kind(model: nn.Module) -> None:
     """Check that a model is one whose layers can be changed in place.
 

@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 
 from outgrow.errors import EditError, GrowthError
 from outgrow.net.edit import Edit
-from outgrow.net.inputs import Example, call
+from outgrow.net.inputs import Example, call, gpus_of
 
 TOLERANCE = 1e-5  # of the output's scale, float32: rounding of sums in another order
 
@@ -28,25 +28,35 @@ def tolerance(model: nn.Module) -> float:
 
 @contextmanager
 def frozen_state(model: nn.Module) -> Iterator[None]:
-    """Put attributes, modes, buffers and random states back afterwards, whatever a forward pass did to them.
+    """Put attributes, modes, buffers, hooks and random states back afterwards, whatever a forward pass did to them.
 
-    The very same buffers come back with their values, also where a forward pass put others in their place.
+    The very same buffers come back with their values, also where a forward pass put others in their place; so do the
+    contents of a module's own lists, sets and dicts, such as those of its hooks.
     """
-    attributes = [(module, dict(vars(module)), dict(module._buffers)) for module in model.modules()]
+    attributes = [(module, dict(vars(module))) for module in model.modules()]
+    held = [value for _, before in attributes for value in before.values()]
+    dicts = [(value, dict(value)) for value in held if isinstance(value, dict)]
+    lists = [(value, list(value)) for value in held if isinstance(value, list)]
+    sets = [(value, set(value)) for value in held if isinstance(value, set)]
     values = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
     states = random.getstate(), np.random.get_state()
     try:
-        with torch.random.fork_rng(devices=devices):
+        with torch.random.fork_rng(devices=gpus_of(model)):
             yield
     finally:
         random.setstate(states[0])
         np.random.set_state(states[1])
-        for module, before, buffers in attributes:
+        for module, before in attributes:
             vars(module).clear()
             vars(module).update(before)
-            module._buffers.clear()
-            module._buffers.update(buffers)
+        for mapping, entries in dicts:
+            mapping.clear()
+            mapping.update(entries)
+        for sequence, items in lists:
+            sequence[:] = items
+        for group, members in sets:
+            group.clear()
+            group.update(members)
         with torch.no_grad():
             for buffer, value in values:
                 buffer.copy_(value)
