@@ -30,6 +30,10 @@ FOUND = [  # networks on which an earlier version went wrong
     Net("words", 1, (("shared", (("attention", 1, 1, 1, "heads"),)),)),
     Net("rows", 3, (("residual", (("residual", (), True, ""),), False, "rms"),), True),
     Net("words", 2, (("layer", 4, "rms", "relu", 1),)),
+    Net(
+        "image", 1, (("excite", 1), ("shared", ()), ("shared", (("layer", 1, "none", "relu", 3), ("halves", 1, True))))
+    ),
+    Net("words", 1, (("shared", (("attention", 1, 1, 1, "head size"), ("attention", 1, 1, 1, "heads"))),)),
 ]
 chosen = settings.get_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 

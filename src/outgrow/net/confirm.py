@@ -174,7 +174,7 @@ class _Search:
             members = tuple(replace(m, run=run) for m, run in zip(self.axis.members, runs, strict=True))
             axis = replace(self.axis, members=members, settings=(*self.forced, *settings))
             failure = self._trial.failure([axis], 1)
-            if not failure and settings:  # one unit may do by chance where a value agrees by chance
+            if not failure and (settings or axis.size == 1):  # one unit may do by chance
                 failure = self._trial.failure([axis], 3)
             if not failure:
                 self.axis = axis
@@ -191,7 +191,8 @@ class _Search:
         at = dict(zip(other.modules, self.modules, strict=False))
         owners = [(at.get(s.module), s.attribute) for s in axis.settings]
         known = {(c.module, c.attribute) for c in (*self.candidates, *self.forced)}
-        if len(self.modules) != len(other.modules) or any(owner not in known for owner in owners):
+        alone = self.axis.size == 1  # one unit may be laid out in other ways than the one of another axis
+        if alone or len(self.modules) != len(other.modules) or any(owner not in known for owner in owners):
             return self.found()
         members = zip(self.axis.members, axis.members, strict=True)
         return replace(
