@@ -1,4 +1,4 @@
-"""Properties of every axis and every place of every network of the zoo."""
+"""Properties of every axis and every place of every network of the zoo, Hugging Face ones included."""
 
 import pytest
 import torch
@@ -9,6 +9,7 @@ from outgrow.net.rules import RULES
 from outgrow.net.trace import op_name
 from zoo import ZOO
 from zoo_fixed import GAPS, SETTLED, unlisted
+from zoo_hf import HF
 from zoo_known import Known, known_of
 from zoo_properties import (
     deepening_keeps_the_function,
@@ -20,7 +21,7 @@ from zoo_properties import (
 )
 
 pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections")  # torch's own, slower but right
-known = known_of({**ZOO, **CASES})
+known = known_of({**ZOO, **CASES, **HF})
 
 
 def test_what_can_grow(known: Known):

@@ -1,20 +1,17 @@
 """Networks of Hugging Face transformers at random weights, small enough for a test."""
 
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import pytest
 import torch
+import transformers
 from torch import nn
 
 from zoo_entry import Entry
 from zoo_growable import HF_GROWABLE
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is downloaded: every network is built from its configuration
-transformers = pytest.importorskip("transformers")
 transformers.logging.set_verbosity_error()
 
 IDS = {"input_ids": torch.randint(0, 30, (4, 7), generator=torch.Generator().manual_seed(1))}
