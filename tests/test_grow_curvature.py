@@ -5,7 +5,20 @@ import torch
 import torch.nn.functional as F
 
 from outgrow.errors import InputError
-from outgrow.grow.curvature import MAX_DENSE_OUTPUTS, fisher_noise, gradient, hessian_product, output_of
+from outgrow.grow.curvature import MAX_DENSE_OUTPUTS, Outputs
+
+
+def gradient(loss, z, target):
+    return Outputs(loss, z, target, len(z)).gradient()[0]
+
+
+def hessian_product(loss, z, target, direction):
+    return Outputs(loss, z, target, len(z)).product([direction])[0]
+
+
+def fisher_noise(loss, z, target, generator):
+    return Outputs(loss, z, target, len(z)).draw(generator)[0]
+
 
 CLASSES = torch.tensor([0, 2, 1, -100, 2])
 TOKENS = torch.tensor([[0, 1], [2, 2], [1, -100], [0, 0], [2, 1]])
@@ -75,7 +88,7 @@ def test_gradients_are_there_under_no_grad():
 
 
 def test_what_is_no_tensor_or_no_mean_is_named():
-    with pytest.raises(InputError, match="one tensor, received dict: wrap it"):
-        output_of({"logits": torch.zeros(1)})
+    with pytest.raises(InputError, match="the loss reads no floating-point tensor of the model's output, a dict"):
+        Outputs(lambda z, _: torch.zeros(()), {"logits": torch.zeros(1)}, None, 1)
     with pytest.raises(InputError, match=r"one number, received shape \[4\]"):
         gradient(lambda z, y: (z - y).square().sum(1), torch.zeros(4, 2), torch.zeros(4, 2))

@@ -9,8 +9,23 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from outgrow.grow.gain import Gain, best_step, judge, mean_loss, realised
+from outgrow.grow import gain
+from outgrow.grow.gain import Gain, best_step
+from outgrow.grow.objective import OutputLoss
 from outgrow.grow.sample import Batch
+
+
+def judge(model, tangent, batches, loss):
+    return gain.judge(model, [tangent], batches, OutputLoss(loss)).alone(0)
+
+
+def realised(model, tangent, step, batches, loss, before):
+    return gain.realised(model, tangent, step, batches, OutputLoss(loss), before)
+
+
+def mean_loss(model, batches, loss):
+    return gain.mean_loss(model, batches, OutputLoss(loss))
+
 
 LOSSES = {"cross entropy": F.cross_entropy, "squares": F.mse_loss}
 

@@ -8,10 +8,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from outgrow.grow import moments as moments_module
-from outgrow.grow.curvature import fisher_noise, gradient
+from outgrow.grow.curvature import Outputs
 from outgrow.grow.moments import take_moments
+from outgrow.grow.objective import OutputLoss
 from outgrow.grow.patches import read_rows, written_rows
 from outgrow.grow.sample import Batch
+
+CE = OutputLoss(F.cross_entropy)
 
 
 def seeded(seed=0):
@@ -91,9 +94,9 @@ def test_moments_equal_plain_loops(kind, monkeypatch):
     monkeypatch.setattr(moments_module, "MAX_POSITIONS", 100)
     model, x, y = toy(kind)
     layers = [path for path, module in model.named_modules() if isinstance(module, (nn.Linear, nn.Conv2d))]
-    noise = fisher_noise(F.cross_entropy, model(x).detach(), y, seeded())
+    noise = Outputs(F.cross_entropy, model(x), y, len(x)).draw(seeded())[0]
     expected = loops(model, layers, x, y, noise)
-    found = take_moments(model, layers, [Batch(x, y, len(x))], F.cross_entropy, seeded())
+    found = take_moments(model, layers, [Batch(x, y, len(x))], CE, seeded())
     grads = torch.autograd.grad(F.cross_entropy(model(x), y), list(model.parameters()))
     by_name = dict(zip(dict(model.named_parameters()), grads, strict=True))
     for path in layers:
@@ -106,13 +109,13 @@ def test_moments_equal_plain_loops(kind, monkeypatch):
 
 
 def test_batches_of_any_sizes_agree_with_one(monkeypatch):
-    monkeypatch.setattr(moments_module, "fisher_noise", lambda loss, z, y, _: gradient(loss, z, y))  # draws nothing
+    monkeypatch.setattr(Outputs, "draw", lambda self, _: self.gradient())  # draws nothing
     model, x, y = toy("plain")
     layers = ["0", "3", "6", "8"]
 
     def taken(*stops):
         parts = [Batch(x[i:j], y[i:j], j - i) for i, j in zip((0, *stops), (*stops, 6), strict=True)]
-        return take_moments(model, layers, parts, F.cross_entropy, seeded())
+        return take_moments(model, layers, parts, CE, seeded())
 
     for path, whole in taken().items():
         parts = taken(1, 3)[path]
@@ -123,11 +126,9 @@ def test_batches_of_any_sizes_agree_with_one(monkeypatch):
 
 def test_sampled_positions_keep_the_expectation(monkeypatch):
     model, x, y = toy("plain")
-    exact = take_moments(model, ["0"], [Batch(x, y, 6)], F.cross_entropy, seeded())["0"].A
+    exact = take_moments(model, ["0"], [Batch(x, y, 6)], CE, seeded())["0"].A
     monkeypatch.setattr(moments_module, "MAX_POSITIONS", 3)
-    draws = torch.stack(
-        [take_moments(model, ["0"], [Batch(x, y, 6)], F.cross_entropy, seeded(i))["0"].A for i in range(200)]
-    )
+    draws = torch.stack([take_moments(model, ["0"], [Batch(x, y, 6)], CE, seeded(i))["0"].A for i in range(200)])
     error = draws.std(0) / 200**0.5
     assert bool(((draws.mean(0) - exact).abs() <= 4.5 * error + 1e-9).all())
 
@@ -137,7 +138,7 @@ def test_output_factor_of_a_softmax_layer_is_the_true_fisher():
     model = nn.Sequential(nn.Linear(3, 4)).double()
     x, y = torch.randn(20000, 3).double(), torch.zeros(20000, dtype=torch.long)
     p = model(x).softmax(1).detach()
-    found = take_moments(model, ["0"], [Batch(x, y, len(x))], F.cross_entropy, seeded())["0"]
+    found = take_moments(model, ["0"], [Batch(x, y, len(x))], CE, seeded())["0"]
     expected = torch.diag(p.mean(0)) - p.mT @ p / len(p)
     torch.testing.assert_close(found.S, expected, atol=0.01, rtol=0)
 
@@ -147,7 +148,7 @@ def test_the_model_is_left_alone():
     F.cross_entropy(model(x), y).backward()
     before = copy.deepcopy(model.state_dict())
     grads = [parameter.grad.clone() for parameter in model.parameters()]
-    take_moments(model, ["0", "3", "6"], [Batch(x, y, 6)], F.cross_entropy, seeded())
+    take_moments(model, ["0", "3", "6"], [Batch(x, y, 6)], CE, seeded())
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
     assert all(torch.equal(a, parameter.grad) for a, parameter in zip(grads, model.parameters(), strict=True))
     assert not any(module._forward_hooks for module in model.modules())
@@ -165,4 +166,4 @@ def test_frozen_and_uncalled_layers_are_left_out_and_keywords_understood():
     model = Odd()
     model.a.requires_grad_(False)
     batch = Batch(torch.randn(4, 2), torch.zeros(4, dtype=torch.long), 4)
-    assert list(take_moments(model, ["a", "b", "c"], [batch], F.cross_entropy, seeded())) == ["c"]
+    assert list(take_moments(model, ["a", "b", "c"], [batch], CE, seeded())) == ["c"]

@@ -6,11 +6,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from outgrow.errors import InputError
+from outgrow.grow.objective import OutputLoss
 from outgrow.grow.proposals import closed_form, propose
 from outgrow.grow.sample import Batch
 from outgrow.grow.trial import Trial
 from outgrow.net.axes import axes
 from outgrow.net.widening import widen
+
+CE = OutputLoss(F.cross_entropy)
 
 
 def seeded(seed=0):
@@ -40,13 +43,13 @@ def test_one_closed_unit_of_a_linear_network_reaches_most_of_what_any_unit_can()
     trial = Trial(
         model,
         found,
-        [propose("closed", model, middle, 1, batches, F.mse_loss, seeded())],
+        [propose("closed", model, middle, 1, batches, OutputLoss(F.mse_loss), seeded())],
         batches,
-        F.mse_loss,
+        OutputLoss(F.mse_loss),
         seeded(),
         1e-6,
     )
-    gain = trial.judged(trial.scored(middle.name, 1)[2], batches).gain
+    gain = trial.judged([trial.scored(middle.name, 1)[2]], batches).alone(0).gain
     with torch.no_grad():
         h = model[0](x)
         residual = y - model(x)
@@ -68,9 +71,9 @@ def test_closed_units_beat_random_ones_of_the_same_norm_on_the_data_that_propose
     axis = next(axis for axis in found if axis.growable)
     gains = {}
     for kind in ("closed", "random"):
-        widening = propose(kind, model, axis, 4, batches, F.cross_entropy, seeded(seed))
-        trial = Trial(model, found, [widening], batches, F.cross_entropy, seeded(seed), 0.03)
-        gains[kind] = trial.judged(trial.scored(axis.name, 4)[2], batches).gain
+        widening = propose(kind, model, axis, 4, batches, CE, seeded(seed))
+        trial = Trial(model, found, [widening], batches, CE, seeded(seed), 0.03)
+        gains[kind] = trial.judged([trial.scored(axis.name, 4)[2]], batches).alone(0).gain
     assert gains["closed"] > gains["random"]
 
 
@@ -80,7 +83,7 @@ def test_closed_units_come_in_both_signs_with_the_norm_of_the_present_ones_and_w
     x, y = torch.randn(100, 3), torch.randint(3, (100,))
     axis = next(axis for axis in axes(model, x[:1]) if axis.growable)
     for units in (1, 4, 5, 6, 11):
-        rows = propose("closed", model, axis, units, [Batch(x, y, 100)], F.cross_entropy, seeded()).rows["0.weight"]
+        rows = propose("closed", model, axis, units, [Batch(x, y, 100)], CE, seeded()).rows["0.weight"]
         assert rows.shape == (units, 3)
         torch.testing.assert_close(rows.norm(dim=1), model[0].weight.norm(dim=1).mean().expand(units))
         alike = F.normalize(rows, dim=1) @ F.normalize(rows, dim=1).mT - torch.eye(units)
@@ -162,7 +165,7 @@ def test_every_geometry_is_proposed_for_and_keeps_the_function(name, kind):
     growable = [axis for axis in found if axis.growable]
     assert growable
     modes = [module.training for module in model.modules()]
-    widenings = [propose(kind, model, axis, 3, [Batch(x, y, 16)], loss, seeded()) for axis in growable]
+    widenings = [propose(kind, model, axis, 3, [Batch(x, y, 16)], OutputLoss(loss), seeded()) for axis in growable]
     assert modes == [module.training for module in model.modules()]
     model.eval()
     before = model(x)
@@ -177,7 +180,7 @@ def test_modes_of_single_modules_are_left_as_the_user_set_them():
     model[1].eval()
     x, y = torch.randn(20, 3), torch.randint(2, (20,))
     axis = next(axis for axis in axes(model, x[:1]) if axis.growable)
-    assert propose("closed", model, axis, 2, [Batch(x, y, 20)], F.cross_entropy, seeded()).rows
+    assert propose("closed", model, axis, 2, [Batch(x, y, 20)], CE, seeded()).rows
     assert [module.training for module in model] == [True, False, True, True]
     assert model.training
 
@@ -185,4 +188,4 @@ def test_modes_of_single_modules_are_left_as_the_user_set_them():
 def test_an_unknown_kind_is_named():
     model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
     with pytest.raises(InputError, match="unknown proposal 'svd': choose one of random, closed"):
-        propose("svd", model, axes(model, torch.zeros(1, 3))[1], 1, [], F.cross_entropy, seeded())
+        propose("svd", model, axes(model, torch.zeros(1, 3))[1], 1, [], CE, seeded())

@@ -8,11 +8,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from outgrow.grow.gain import mean_loss, realised
+from outgrow.grow.objective import OutputLoss
 from outgrow.grow.sample import Batch
 from outgrow.grow.trial import Trial, can_try, tried
 from outgrow.models.seed import Seed
 from outgrow.net.axes import axes
 from outgrow.net.widening import Widening, widen
+
+CE = OutputLoss(F.cross_entropy)
 
 
 class Concat(nn.Module):
@@ -54,7 +57,7 @@ def trial_of(kind, units=3, damping=0.1):
         found,
         [Widening(axis, units) for axis in growing],
         data(),
-        F.cross_entropy,
+        CE,
         torch.Generator().manual_seed(0),
         damping,
     )
@@ -116,8 +119,8 @@ def test_the_model_widened_as_tried_reads_and_gains_what_the_trial_did(kind, uni
     b = data(seed=3)
     for axis in growing:
         _, _, tangent = trial.scored(axis.name, units)
-        gain = trial.judged(tangent, b)
-        drop = realised(trial.model, tangent, gain.step, b, F.cross_entropy, mean_loss(trial.model, b, F.cross_entropy))
+        gain = trial.judged([tangent], b).alone(0)
+        drop = realised(trial.model, tangent, gain.step, b, CE, mean_loss(trial.model, b, CE))
         real = copy.deepcopy(model).eval()
         edit = widen(real, found, [trial.widening(axis.name, units)])
         grown = next(a for a in edit.axes if a.name == axis.name)
@@ -143,7 +146,7 @@ def test_the_model_widened_as_tried_reads_and_gains_what_the_trial_did(kind, uni
                 order = torch.argsort(at)
                 value = value[:, at[order]]
             step[name] = value
-        realised_there = realised(real, step, gain.step, b, F.cross_entropy, mean_loss(real, b, F.cross_entropy))
+        realised_there = realised(real, step, gain.step, b, CE, mean_loss(real, b, CE))
         assert realised_there == pytest.approx(drop, abs=1e-5)
 
 
@@ -151,9 +154,9 @@ def test_the_first_units_of_a_trial_are_worth_what_a_trial_of_only_them_is_worth
     model, found, growing, trial = trial_of("mlp", damping=1e-3)
     for axis in growing:
         few = trial.widening(axis.name, 2)
-        alone = Trial(model, found, [few], data(), F.cross_entropy, torch.Generator().manual_seed(5), 1e-3)
+        alone = Trial(model, found, [few], data(), CE, torch.Generator().manual_seed(5), 1e-3)
         a, b = trial.scored(axis.name, 2)[2], alone.scored(axis.name, 2)[2]
-        one, two = trial.judged(a, data(seed=3)), alone.judged(b, data(seed=3))
+        one, two = trial.judged([a], data(seed=3)).alone(0), alone.judged([b], data(seed=3)).alone(0)
         assert two.gain == pytest.approx(one.gain, rel=0.25, abs=1e-3)  # another draw of the Fisher noise
 
 
@@ -161,7 +164,7 @@ def test_the_first_units_of_a_trial_are_worth_what_a_trial_of_only_them_is_worth
 def test_the_present_step_gains_on_an_undertrained_model_and_moves_only_what_is_there(kind):
     _, _, _, trial = trial_of(kind)
     step = trial.present_step()
-    assert trial.judged(step, data(400, seed=4)).gain > 0.001
+    assert trial.judged([step], data(400, seed=4)).alone(0).gain > 0.001
     for name, value in step.items():
         rows, columns = trial._kept(name.rpartition(".")[0])
         kept = torch.zeros_like(value)
@@ -185,7 +188,7 @@ def test_units_of_other_axes_on_trial_do_not_change_the_damping():
     b = [Batch(torch.cat([d.inputs for d in data()]), torch.cat([d.target for d in data()]), 60)]
     scores = []
     for widenings in ([first], [first, Widening(growing[1], 40)]):
-        trial = Trial(model, found, widenings, b, F.cross_entropy, torch.Generator().manual_seed(0), 1.0)
+        trial = Trial(model, found, widenings, b, CE, torch.Generator().manual_seed(0), 1.0)
         moments = trial.moments["mlp.hidden.1"]
         rows, _ = trial._kept("mlp.hidden.1")
         assert not moments.S[[i for i in range(len(moments.S)) if i not in rows.tolist()]].any()
@@ -216,6 +219,6 @@ def test_units_whose_reader_is_never_called_gain_nothing():
     found = axes(model, torch.zeros(1, 4))
     axis = next(axis for axis in found if axis.growable)
     batch = Batch(torch.randn(20, 4), torch.randint(2, (20,)), 20)
-    trial = Trial(model, found, [Widening(axis, 2)], [batch], F.cross_entropy, torch.Generator(), 0.1)
+    trial = Trial(model, found, [Widening(axis, 2)], [batch], CE, torch.Generator(), 0.1)
     score, bound, tangent = trial.scored(axis.name, 2)
-    assert (score, bound, trial.judged(tangent, [batch]).gain) == (0, 0, 0)
+    assert (score, bound, trial.judged([tangent], [batch]).alone(0).gain) == (0, 0, 0)

@@ -133,17 +133,22 @@ def test_what_cannot_be_grown_is_said_at_once():
         Grower(model, optimizer, F.cross_entropy, torch.zeros(1, 5))
 
 
-def test_models_and_losses_that_a_check_can_not_read_are_named():
+def test_outputs_may_be_any_nest_of_tensors():
     class Answers(nn.Sequential):
         def forward(self, x):
-            return {"logits": super().forward(x)}
+            return {"logits": super().forward(x), "features": (x, "a name"), "none": None}
 
+    events = []
+    for build, loss in ((nn.Sequential, F.cross_entropy), (Answers, lambda z, y: F.cross_entropy(z["logits"], y))):
+        torch.manual_seed(0)
+        x, y = rings(200)
+        model = build(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 3))
+        events.append(Grower(model, torch.optim.SGD(model.parameters(), 0.1), loss, x[:1]).check([(x, y)]))
+    assert events[0].candidates == events[1].candidates
+
+
+def test_models_and_losses_that_a_check_can_not_read_are_named():
     x, y = rings(50)
-    model = Answers(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 3))
-    optimizer = torch.optim.SGD(model.parameters(), 0.1)
-    grower = Grower(model, optimizer, lambda z, y: F.cross_entropy(z["logits"], y), x[:1])
-    with pytest.raises(InputError, match="one tensor, received dict"):
-        grower.check([(x, y)])
     model = mlp(4, 3, 3)
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     grower = Grower(model, optimizer, nn.CrossEntropyLoss(reduction="none"), x[:1])

@@ -7,13 +7,13 @@ import torch
 from torch import nn
 
 from outgrow.errors import InputError
-from outgrow.grow.curvature import Loss
 from outgrow.grow.event import Candidate
 from outgrow.grow.gain import Gain, mean_loss, realised
 from outgrow.grow.moments import factor_cost
+from outgrow.grow.objective import Objective
 from outgrow.grow.policy import Decision, Policy, Situation
 from outgrow.grow.proposals import propose
-from outgrow.grow.sample import Sample, chunk_of, examples_in
+from outgrow.grow.sample import Batch, Sample, chunk_of, examples_in
 from outgrow.grow.trial import Trial, tried
 from outgrow.net.axis import Axis
 from outgrow.net.cost import flops_after, flops_by_weight, parameters_after
@@ -56,7 +56,7 @@ def check(
     units: Mapping[str, int],
     *,
     sample: Sample,
-    loss: Loss,
+    objective: Objective,
     example: Example,
     policy: Policy,
     now: Situation,
@@ -71,7 +71,7 @@ def check(
         found: All its axes.
         units: Units to put on trial, by axis.
         sample: Examples that propose, and fresh ones that judge.
-        loss: Mean loss of an output and a target.
+        objective: What the model is trained for.
         example: One input, for counting FLOPs.
         policy: Decides.
         now: What the policy sees.
@@ -86,17 +86,16 @@ def check(
         InputError: The policy decided on units that were not on trial.
     """
     on_trial = tried(model, found, units)
-    widenings = [propose(proposal, model, axis, units[axis.name], sample.a, loss, generator) for axis in on_trial]
-    trial = Trial(model, found, widenings, sample.a, loss, generator, damping)
-    gain_now = trial.judged(trial.present_step(), sample.b).gain
+    widenings = [propose(proposal, model, axis, units[axis.name], sample.a, objective, generator) for axis in on_trial]
+    trial = Trial(model, found, widenings, sample.a, objective, generator, damping)
     counts = flops_by_weight(model, example)
     base = sum(counts.values())
-    candidates, judged = [], {}
-    for axis in on_trial:
-        added = {axis.name: units[axis.name]}
-        score, bound, tangent = trial.scored(axis.name, units[axis.name])
-        gain = trial.judged(tangent, sample.b)
-        judged[axis.name, units[axis.name]] = tangent, gain
+    scored = [trial.scored(axis.name, units[axis.name]) for axis in on_trial]
+    judged = trial.judged([trial.present_step(), *(tangent for _, _, tangent in scored)], sample.b)
+    gain_now = judged.alone(0).gain
+    candidates = []
+    for i, (axis, (score, bound, _)) in enumerate(zip(on_trial, scored, strict=True), 1):
+        added, gain = {axis.name: units[axis.name]}, judged.alone(i)
         candidates.append(
             Candidate(
                 kind="widen",
@@ -112,19 +111,24 @@ def check(
         )
     decision = policy.decide(now, candidates, gain_now)
     _demand_offered(decision, candidates, policy)
-    loss_now = mean_loss(trial.model, sample.b, loss) if decision.units else 0.0
-    chosen = []
-    for name, count in decision.units.items():
-        if (name, count) not in judged:
-            tangent = trial.scored(name, count)[2]
-            judged[name, count] = tangent, trial.judged(tangent, sample.b)
-        tangent, gain = judged[name, count]
-        drop = realised(trial.model, tangent, gain.step, sample.b, loss, loss_now)
-        chosen.append(Chosen(trial.widening(name, count), gain, drop))
+    chosen = _chosen(trial, decision, sample.b) if decision.units else ()
     forward = flops_after(model, found, {axis.name: units[axis.name] for axis in on_trial}, counts)
-    products = 2 * (1 + len(judged)) + (1 + len(chosen) if chosen else 0)
+    products = 1 + len(scored) + (2 + 2 * len(chosen) if chosen else 0)
     spent = forward * (A_PASSES * examples_in(sample.a) + products * examples_in(sample.b)) + trial.factor_flops
-    return Verdict(gain_now, tuple(candidates), decision, tuple(chosen), spent)
+    return Verdict(gain_now, tuple(candidates), decision, chosen, spent)
+
+
+def _chosen(trial: Trial, decision: Decision, batches: Sequence[Batch]) -> tuple[Chosen, ...]:
+    """Judge what was decided on, which may be fewer units than were on trial, and take the steps."""
+    tangents = [trial.scored(name, count)[2] for name, count in decision.units.items()]
+    judged = trial.judged(tangents, batches)
+    before = mean_loss(trial.model, batches, trial.objective)
+    chosen = []
+    for i, (name, count) in enumerate(decision.units.items()):
+        gain = judged.alone(i)
+        drop = realised(trial.model, tangents[i], gain.step, batches, trial.objective, before)
+        chosen.append(Chosen(trial.widening(name, count), gain, drop))
+    return tuple(chosen)
 
 
 def _demand_offered(decision: Decision, candidates: Sequence[Candidate], policy: Policy) -> None:

@@ -8,22 +8,22 @@ Along one direction V of the weights, on fresh examples,
 
 By Cauchy-Schwarz the gain is at most half the natural expansion score on those examples: a lower bound without
 selection bias and without any approximation of the curvature but Gauss-Newton's.
+
+Several directions are judged in one pass. With s their slopes and C the curvatures between them, steps taken together
+are C^-1 s, and what direction d adds to direction 0, that of the present weights, has
+
+    slope     = s_d - C_d0 / C_00 s_0,    curvature = C_dd - C_d0^2 / C_00.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from outgrow.grow.curvature import Loss, gradient, hessian_product, output_of
+from outgrow.grow.objective import Objective, Tangent
 from outgrow.grow.sample import Batch, examples_in
-from outgrow.net.inputs import call_arguments
-
-Tangent = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -41,28 +41,79 @@ class Gain:
     step: float
 
 
-def judge(model: nn.Module, tangent: Tangent, batches: Sequence[Batch], loss: Loss) -> Gain:
-    """Judge a direction of a model's weights on batches, in eval mode.
+NOTHING = Gain(0.0, 0.0, 0.0)
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """Directions that were judged together, by their numbers.
+
+    Args:
+        slopes: [terms, directions].
+        own: Curvature along each direction [terms, directions].
+        first: Curvature between each direction and direction 0 [terms, directions].
+        matrix: Mean curvature between all directions [directions, directions].
+    """
+
+    slopes: Tensor
+    own: Tensor
+    first: Tensor
+    matrix: Tensor
+
+    def alone(self, direction: int) -> Gain:
+        """Return what a direction is worth by itself."""
+        return best_step(self.slopes[:, direction], self.own[:, direction])
+
+    def beyond(self, direction: int) -> Gain:
+        """Return what a direction adds to direction 0, where that one is taken too."""
+        base = float(self.matrix[0, 0])
+        if not base > 0 or float(self.slopes[:, 0].mean()) <= 0:
+            return self.alone(direction)
+        share = float(self.matrix[direction, 0]) / base
+        slopes = self.slopes[:, direction] - share * self.slopes[:, 0]
+        curvatures = self.own[:, direction] - 2 * share * self.first[:, direction] + share**2 * self.own[:, 0]
+        return best_step(slopes, curvatures)
+
+    def together(self, directions: Sequence[int]) -> list[float]:
+        """Return the steps of directions that are taken together, C^-1 s; 0 for those that would not descend."""
+        slopes, left = self.slopes.mean(0), [d for d in directions if self.alone(d).step > 0]
+        while left:
+            matrix = self.matrix[left][:, left]
+            ridge = 1e-9 * matrix.diagonal().mean() * torch.eye(len(left)).to(matrix)
+            steps = torch.linalg.solve(matrix + ridge, slopes[left])
+            if bool((steps > 0).all()):
+                found = dict(zip(left, steps.tolist(), strict=True))
+                return [found.get(d, 0.0) for d in directions]
+            left.pop(int(steps.argmin()))
+        return [0.0 for _ in directions]
+
+
+def judge(model: nn.Module, directions: Sequence[Tangent], batches: Sequence[Batch], objective: Objective) -> Judgement:
+    """Judge directions of a model's weights on batches, in one pass.
 
     Args:
         model: Run as it is.
-        tangent: The direction, by parameter name; parameters that are not named stay. Without any it gains nothing.
-        batches: Examples that had no part in choosing the direction.
-        loss: Mean loss of an output and a target.
+        directions: By parameter name; parameters that are not named stay. Without any it gains nothing.
+        batches: Examples that had no part in choosing the directions.
+        objective: What the model is trained for.
 
     Returns:
-        Gain, its standard error and the step.
+        The terms of slopes and curvatures.
     """
-    if not tangent:
-        return Gain(0.0, 0.0, 0.0)
-    weights = {name: model.get_parameter(name).detach() for name in tangent}
-    directions = {name: value.to(weights[name]) for name, value in tangent.items()}
-    slopes, curvatures = [], []
-    for batch in batches:
-        z, dz = _forward_product(model, weights, directions, batch)
-        slopes.append(-_by_example(gradient(loss, z, batch.target) * dz))
-        curvatures.append(_by_example(hessian_product(loss, z, batch.target, dz) * dz))
-    return best_step(torch.cat(slopes), torch.cat(curvatures))
+    there = [i for i, direction in enumerate(directions) if direction]
+    if not there:
+        return _nothing(len(directions))
+    found = [objective.expand(model, [directions[i] for i in there], batch) for batch in batches]
+    total = examples_in(batches)
+    matrix = sum((one.matrix * (batch.size / total) for one, batch in zip(found, batches, strict=True)))
+    assert isinstance(matrix, Tensor)
+    judged = Judgement(
+        torch.cat([one.slopes for one in found]),
+        torch.cat([one.own for one in found]),
+        torch.cat([one.first for one in found]),
+        matrix,
+    )
+    return judged if len(there) == len(directions) else _spread(judged, there, len(directions))
 
 
 def best_step(slopes: Tensor, curvatures: Tensor) -> Gain:
@@ -76,7 +127,7 @@ def best_step(slopes: Tensor, curvatures: Tensor) -> Gain:
     """
     slope, curvature = float(slopes.mean()), float(curvatures.mean())
     if not (curvature > 0 and math.isfinite(slope)):
-        return Gain(0.0, 0.0, 0.0)
+        return NOTHING
     step = slope / curvature
     if step <= 0:
         return Gain(0.0, _error(slopes) * abs(step), 0.0)
@@ -84,53 +135,42 @@ def best_step(slopes: Tensor, curvatures: Tensor) -> Gain:
 
 
 def realised(
-    model: nn.Module, tangent: Tangent, step: float, batches: Sequence[Batch], loss: Loss, before: float
+    model: nn.Module, tangent: Tangent, step: float, batches: Sequence[Batch], objective: Objective, before: float
 ) -> float:
     """Return the drop of the mean loss [nats] on batches when a step is really taken; the model stays as it is."""
     weights = {
         name: model.get_parameter(name).detach() + step * value.to(model.get_parameter(name))
         for name, value in tangent.items()
     }
-    return before - mean_loss(model, batches, loss, weights)
+    return before - mean_loss(model, batches, objective, weights)
 
 
-@torch.no_grad()
-def mean_loss(model: nn.Module, batches: Sequence[Batch], loss: Loss, weights: Tangent | None = None) -> float:
+def mean_loss(
+    model: nn.Module, batches: Sequence[Batch], objective: Objective, weights: Tangent | None = None
+) -> float:
     """Return the mean loss [nats] over batches, with some parameters replaced if given."""
-    total = 0.0
-    for batch in batches:
-        args, kwargs = call_arguments(batch.inputs)
-        z = torch.func.functional_call(model, dict(weights or {}), args, kwargs)
-        total += float(loss(z, batch.target)) * batch.size
+    total = sum(objective.mean(model, batch, weights or {}) * batch.size for batch in batches)
     return total / examples_in(batches)
 
 
-def _forward_product(model: nn.Module, weights: Tangent, directions: Tangent, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Return the outputs and their derivative along the direction [examples, ...]."""
-    args, kwargs = call_arguments(batch.inputs)
-
-    def run(values: dict[str, Tensor]) -> Tensor:
-        return output_of(torch.func.functional_call(model, values, args, kwargs))
-
-    with torch.no_grad(), _plain_attention():
-        z, dz = torch.func.jvp(run, (dict(weights),), (dict(directions),))[:2]
-    return z.detach(), dz.detach()
+def _nothing(count: int) -> Judgement:
+    zeros = torch.zeros(1, count, dtype=torch.float64)
+    return Judgement(zeros, zeros, zeros, torch.zeros(count, count, dtype=torch.float64))
 
 
-@contextmanager
-def _plain_attention() -> Iterator[None]:
-    """Compute attention from its definition: the fused kernels have no forward-mode product."""
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with sdpa_kernel(SDPBackend.MATH):
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
+def _spread(judged: Judgement, there: Sequence[int], count: int) -> Judgement:
+    """Put the judgement of some of the directions where they stand among all of them."""
 
+    def spread(found: Tensor) -> Tensor:
+        wide = found.new_zeros(len(found), count)
+        wide[:, there] = found
+        return wide
 
-def _by_example(terms: Tensor) -> Tensor:
-    return terms.reshape(len(terms), -1).sum(1).double()
+    index = torch.tensor(there, device=judged.matrix.device)
+    matrix = judged.matrix.new_zeros(count, count)
+    matrix[index[:, None], index] = judged.matrix
+    first = judged.first if there[0] == 0 else torch.zeros_like(judged.first)
+    return Judgement(spread(judged.slopes), spread(judged.own), spread(first), matrix)
 
 
 def _error(terms: Tensor) -> float:

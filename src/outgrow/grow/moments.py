@@ -21,10 +21,9 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
-from outgrow.grow.curvature import Loss, fisher_noise, gradient, output_of
+from outgrow.grow.objective import Objective
 from outgrow.grow.patches import is_mixer, position_count, read_rows, written_rows
 from outgrow.grow.sample import Batch, examples_in
-from outgrow.net.inputs import call
 
 MAX_POSITIONS = 16
 
@@ -78,7 +77,7 @@ class Call:
 
 @torch.enable_grad()
 def take_moments(
-    model: nn.Module, layers: Sequence[str], batches: Sequence[Batch], loss: Loss, generator: torch.Generator
+    model: nn.Module, layers: Sequence[str], batches: Sequence[Batch], objective: Objective, generator: torch.Generator
 ) -> dict[str, Moments]:
     """Take the moments of layers in eval mode, in one forward and two backward passes over the batches.
 
@@ -87,7 +86,7 @@ def take_moments(
         layers: Paths of linear layers or convolutions; others, frozen ones and those whose weights are used without
             calling them are left out.
         batches: The examples.
-        loss: Mean loss of an output and a target.
+        objective: What the model is trained for.
         generator: Draws positions and Fisher noise.
 
     Returns:
@@ -99,16 +98,15 @@ def take_moments(
     sums: dict[str, Moments] = {}
     for batch in batches:
         with recorded_calls(modules) as calls:
-            z = output_of(call(model, batch.inputs))
+            answer = objective.answer(model, batch)
         called = {path: module for path, module in modules.items() if calls[path]}
         if not called:
             continue
         weights = [w for module in called.values() for w in _weights(module) if w.requires_grad]
-        grads = torch.autograd.grad(
-            z, weights, gradient(loss, z, batch.target) / total, retain_graph=True, allow_unused=True
-        )
+        seeds = [gradient / total for gradient in answer.gradient()]
+        grads = torch.autograd.grad(answer.values, weights, seeds, retain_graph=True, allow_unused=True)
         edges = [one.edge for path in called for one in calls[path]]
-        noise = iter(torch.autograd.grad(z, edges, fisher_noise(loss, z, batch.target, generator), allow_unused=True))
+        noise = iter(torch.autograd.grad(answer.values, edges, answer.draw(generator), allow_unused=True))
         of_weight = dict(zip(map(id, weights), grads, strict=True))
         for path, module in called.items():
             moments = sums.get(path) or _zeros(module)

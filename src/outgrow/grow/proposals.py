@@ -19,13 +19,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from outgrow.errors import InputError
-from outgrow.grow.curvature import Loss, gradient
 from outgrow.grow.moments import Moments, recorded_calls, take_moments
+from outgrow.grow.objective import Objective
 from outgrow.grow.patches import is_mixer, read_rows
 from outgrow.grow.sample import Batch
 from outgrow.grow.score import solve
 from outgrow.net.axis import Axis, Member
-from outgrow.net.inputs import call
 from outgrow.net.preserve import frozen_state
 from outgrow.net.widening import Widening
 
@@ -40,7 +39,7 @@ def propose(
     axis: Axis,
     units: int,
     batches: Sequence[Batch],
-    loss: Loss,
+    objective: Objective,
     generator: torch.Generator,
 ) -> Widening:
     """Propose units on an axis.
@@ -52,7 +51,7 @@ def propose(
         axis: The axis.
         units: How many.
         batches: Part A of the sample.
-        loss: Mean loss of an output and a target.
+        objective: What the model is trained for.
         generator: The source of everything random.
 
     Returns:
@@ -74,10 +73,10 @@ def propose(
     layers = [maker.module, *(m.module for m in axis.consumers)]
     with frozen_state(model):
         model.eval()
-        moments = take_moments(model, layers, batches, loss, generator)
+        moments = take_moments(model, layers, batches, objective, generator)
         if not all(layer in moments for layer in layers):
             return Widening(axis, units)
-        cross = torch.cat([_cross(model, maker, reader, moments, batches, loss) for reader in axis.consumers], 1)
+        cross = torch.cat([_cross(model, maker, reader, moments, batches, objective) for reader in axis.consumers], 1)
     if not cross.isfinite().all():
         return Widening(axis, units)
     inputs = cross.shape[0]
@@ -117,7 +116,7 @@ def _cross(
     reader: Member,
     moments: dict[str, Moments],
     batches: Sequence[Batch],
-    loss: Loss,
+    objective: Objective,
 ) -> Tensor:
     """Return E[x (S^-1/2 u_perp)^T] [inputs of the producer, outputs * kernel of the consumer]."""
     modules = {"maker": model.get_submodule(maker.module), "reader": model.get_submodule(reader.module)}
@@ -126,9 +125,9 @@ def _cross(
     total = torch.zeros((), dtype=torch.float64, device=found.A.device)
     for batch in batches:
         with recorded_calls(modules) as calls:
-            z = call(model, batch.inputs)
+            answer = objective.answer(model, batch)
         made, read = calls["maker"][0], calls["reader"][0]
-        (u,) = torch.autograd.grad(z, [read.edge], gradient(loss, z, batch.target))
+        (u,) = torch.autograd.grad(answer.values, [read.edge], answer.gradient())
         u = u - _explained(modules["reader"], read.read, explained, found.bias)
         features = _feature_map(modules["maker"], made.read, made.written)
         total = total + _weight_gradient(modules["reader"], read.read, features, u, reader.index.shape[1]).double()

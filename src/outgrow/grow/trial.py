@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from outgrow.grow.curvature import Loss
-from outgrow.grow.gain import Gain, Tangent, judge
+from outgrow.grow.gain import Judgement, judge
 from outgrow.grow.moments import take_moments
+from outgrow.grow.objective import Objective, Tangent
 from outgrow.grow.patches import is_mixer
 from outgrow.grow.sample import Batch
 from outgrow.grow.score import increase, natural_step
@@ -30,7 +30,7 @@ class Trial:
         found: All its axes.
         widenings: The units proposed, at most one entry an axis.
         batches: Part A of the sample.
-        loss: Mean loss of an output and a target.
+        objective: What the model is trained for.
         generator: Draws rows that the widenings leave open, positions and noise.
         damping: Share of the mean diagonal that is added to every factor.
     """
@@ -41,20 +41,20 @@ class Trial:
         found: Sequence[Axis],
         widenings: Sequence[Widening],
         batches: Sequence[Batch],
-        loss: Loss,
+        objective: Objective,
         generator: torch.Generator,
         damping: float,
     ) -> None:
         self.model = copy.deepcopy(model).eval()
         self.model.zero_grad(set_to_none=True)
-        self.loss, self.damping = loss, damping
+        self.objective, self.damping = objective, damping
         self._edit = widen(self.model, found, widenings, generator)
         self._changes = {change.name: change for change in self._edit.changes}
         self._before = {axis.name: axis for axis in found}
         self._after = {axis.name: axis for axis in self._edit.axes}
         self._settle_statistics(batches)
         layers = [m.module for w in widenings for m in w.axis.consumers if m.tensor == f"{m.module}.weight"]
-        self.moments = take_moments(self.model, list(dict.fromkeys(layers)), batches, loss, generator)
+        self.moments = take_moments(self.model, list(dict.fromkeys(layers)), batches, objective, generator)
         self.factor_flops = sum(moments.flops for moments in self.moments.values())
         self.model.requires_grad_(False)
 
@@ -80,9 +80,9 @@ class Trial:
             tangent.update(self._tangent(member.module, step))
         return score, bound, tangent
 
-    def judged(self, tangent: Tangent, batches: Sequence[Batch]) -> Gain:
-        """Judge a step on part B."""
-        return judge(self.model, tangent, batches, self.loss)
+    def judged(self, tangents: Sequence[Tangent], batches: Sequence[Batch]) -> Judgement:
+        """Judge steps on part B, in one pass."""
+        return judge(self.model, tangents, batches, self.objective)
 
     def present_step(self) -> Tangent:
         """Return the natural-gradient step of the present weights, in every layer that reads an axis on trial."""

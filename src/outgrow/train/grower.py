@@ -14,6 +14,7 @@ from outgrow.errors import EditError, InputError
 from outgrow.grow.check import Chosen, Verdict, check
 from outgrow.grow.curvature import Loss
 from outgrow.grow.event import Event, Growth
+from outgrow.grow.objective import OutputLoss
 from outgrow.grow.policy import Policy, Proportional, Situation
 from outgrow.grow.proposals import NAMES as PROPOSALS
 from outgrow.grow.sample import Batch, as_tensors, chunk_of, device_of, draw
@@ -163,7 +164,7 @@ class Grower:
             self.axes,
             proposed.units,
             sample=sample,
-            loss=self.loss,
+            objective=OutputLoss(self.loss),
             example=self.example,
             policy=self.policy,
             now=now,
