@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from outgrow.errors import InputError
-from outgrow.grow.sample import draw, examples_in
+from outgrow.grow.sample import draw, draw_batches, examples_in
 
 CPU = torch.device("cpu")
 
@@ -72,3 +72,58 @@ def test_tuples_lists_and_dicts_of_tensors_are_sliced_together():
 def test_other_loaders_are_refused(loader, said):
     with pytest.raises(InputError, match=said):
         draw(loader, 10, CPU)
+
+
+def step_numbers(parts):
+    return torch.cat([batch.inputs["n"] for batch in parts]).tolist()
+
+
+@pytest.mark.parametrize(("n", "count", "chunk"), [(100, 40, 256), (1000, 128, 10), (9, 40, 256), (64, 1000, 4)])
+def test_batches_of_tensors_are_split_by_examples_into_eight_or_more(n, count, chunk):
+    loader = [{"n": torch.arange(i, min(i + 10, n)), "scale": 2.0, "none": None} for i in range(0, n, 10)]
+    sample = draw_batches(loader, count, CPU, chunk)
+    a, b = step_numbers(sample.a), step_numbers(sample.b)
+    assert len(a) == len(b) == examples_in(sample.a) == min(count, n // 2)
+    assert len(set(a + b)) == 2 * len(a)
+    for part in (sample.a, sample.b):
+        assert len(part) >= min(8, len(a))
+        assert all(batch.size == len(batch.inputs["n"]) <= chunk for batch in part)
+        assert all(batch.inputs["scale"] == 2.0 for batch in part)
+
+
+def test_batches_that_do_not_fit_together_are_split_one_by_one():
+    loader = [{"n": torch.arange(10) + 10 * i, "x": torch.zeros(10, 3 + i)} for i in range(4)]
+    sample = draw_batches(loader, 16, CPU)
+    assert set(step_numbers(sample.a)).isdisjoint(step_numbers(sample.b))
+    assert len(step_numbers(sample.a)) == len(step_numbers(sample.b)) == 20
+    assert min(len(sample.a), len(sample.b)) >= 8
+    assert all(len(batch.inputs["x"]) == batch.size for batch in sample.a)
+
+
+class Graph:
+    def __init__(self, number):
+        self.number = number
+
+    def to(self, device):
+        assert device == CPU
+        return self
+
+
+@pytest.mark.parametrize(
+    "make",
+    [str, Graph, lambda i: ["a", "b"], lambda i: (torch.zeros(3, 2), [1, 2, 3]), lambda i: {"x": torch.zeros(1, 2)}],
+)
+def test_batches_that_can_not_be_split_go_to_the_parts_in_turn(make):
+    items = [make(i) for i in range(200)]
+    sample = draw_batches(iter(items), 1000, CPU)
+    assert len(sample.a) == len(sample.b) == 64
+    if make in (str, Graph):
+        assert [batch.inputs for batch in sample.a] == items[:128:2]
+        assert [batch.inputs for batch in sample.b] == items[1:128:2]
+    assert len(draw_batches(items, 5, CPU).a) == 5
+
+
+@pytest.mark.parametrize("loader", [[], ["a", "b", "c"], [torch.zeros(3)], [{"x": torch.zeros(1)}] * 3])
+def test_too_few_batches_are_refused(loader):
+    with pytest.raises(InputError, match="at least two batches to propose and two to judge"):
+        draw_batches(loader, 10, CPU)

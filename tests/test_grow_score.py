@@ -2,8 +2,11 @@
 
 import pytest
 import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 
-from outgrow.grow.score import increase, natural_step, solve
+from outgrow.grow.reference import kronecker, natural_expansion_score
+from outgrow.grow.score import increase, natural_step, solve, total
 
 
 def problem(seed=0, outputs=3, present=4, new=2):
@@ -18,26 +21,105 @@ def problem(seed=0, outputs=3, present=4, new=2):
     return A, S, G, torch.arange(present), torch.arange(present, present + new)
 
 
-def dense_increase(A, S, G, c, p):
-    """r^T (Fpp - Fpc Fcc^-1 Fcp)^-1 r with F = A (x) S, as method.md, section 1, writes it."""
-    F = torch.kron(A, S)  # over (feature, output)
-    g = G.mT.flatten()
-    outputs = len(S)
-    at = torch.arange(len(g)).view(-1, outputs)
-    c, p = at[c].flatten(), at[p].flatten()
-    Fcc, Fcp, Fpp = F[c][:, c], F[c][:, p], F[p][:, p]
-    r = g[p] - Fcp.mT @ torch.linalg.solve(Fcc, g[c])
-    return float(r @ torch.linalg.solve(Fpp - Fcp.mT @ torch.linalg.solve(Fcc, Fcp), r))
+def dense(A, S, G, c, p):
+    """The score of F = A (x) S by the dense reference."""
+    at = torch.arange(G.numel()).view(G.shape)
+    return natural_expansion_score(kronecker(A, S), G.flatten(), at[:, c].flatten(), at[:, p].flatten())
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_the_increase_is_the_schur_complement_of_the_dense_fisher(seed):
+@pytest.mark.parametrize(("outputs", "present", "new"), [(3, 4, 2), (1, 1, 1), (5, 2, 6), (2, 9, 1)])
+def test_the_increase_is_the_schur_complement_of_the_dense_fisher(seed, outputs, present, new):
+    A, S, G, c, p = problem(seed, outputs, present, new)
+    found, expected = increase(A, S, G, c, p), dense(A, S, G, c, p)
+    assert found.score == pytest.approx(expected.increase, rel=1e-8)
+    assert found.score == pytest.approx(total(A, S, G) - total(A[c][:, c], S, G[:, c]), rel=1e-8)
+    assert total(A, S, G) == pytest.approx(expected.total, rel=1e-8)
+    step = expected.step.view(G.shape)
+    torch.testing.assert_close(found.new, step[:, p], rtol=1e-8, atol=1e-8 * float(step.abs().max()))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_bound_is_the_increase_with_the_whole_second_moment(seed):
     A, S, G, c, p = problem(seed)
-    found = increase(A, S, G, c, p)
-    assert found.score == pytest.approx(dense_increase(A, S, G, c, p), rel=1e-8)
-    both = torch.cat([c, p])
-    eta = [-float((G[:, i] * natural_step(A[i][:, i], S, G[:, i], 0)).sum()) for i in (c, both)]
-    assert found.score == pytest.approx(eta[1] - eta[0], rel=1e-8)
+    B = torch.linalg.solve(A[c][:, c], A[c][:, p]).mT
+    C = G[:, p] - G[:, c] @ B.mT
+    expected = torch.trace(torch.linalg.inv(S) @ C @ torch.linalg.inv(A[p][:, p]) @ C.mT)
+    assert increase(A, S, G, c, p).bound == pytest.approx(float(expected), rel=1e-8)
+
+
+@st.composite
+def layers(draw):
+    """Moments of random features, some of them copies or mixtures of others, and gradients on the same examples."""
+    outputs, present, new = draw(st.integers(1, 5)), draw(st.integers(1, 6)), draw(st.integers(1, 5))
+    n, features = draw(st.integers(2, 60)), present + new
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32)))
+
+    def randn(*size):
+        return torch.randn(*size, dtype=torch.float64, generator=generator)
+
+    kind = draw(st.sampled_from(["independent", "correlated", "copies", "mixtures"]))
+    a, u = randn(n, features), randn(n, outputs)
+    if kind == "correlated":
+        a = a + 2 * randn(n, 1)
+    for _ in range(draw(st.integers(1, features)) if kind in ("copies", "mixtures") else 0):
+        to, of = draw(st.integers(0, features - 1)), draw(st.integers(0, features - 1))
+        a[:, to] = a[:, of] if kind == "copies" else a[:, of] - 2 * a[:, draw(st.integers(0, features - 1))]
+    a = a * 10 ** draw(st.sampled_from([-3.0, 0.0, 3.0]))
+    A, S, G = a.mT @ a / n, u.mT @ u / n, u.mT @ a / n
+    assume(clear(A) and clear(A[:present, :present]) and clear(S))
+    return A, S, G, torch.arange(present), torch.arange(present, features)
+
+
+def clear(matrix):
+    """Whether it's beyond doubt which directions are there: elsewhere a score depends on the tolerance."""
+    values = torch.linalg.eigvalsh(matrix) / matrix.diagonal().mean()
+    return bool(((values.abs() < 1e-12) | (values > 1e-3)).all())
+
+
+def ceiling(A, S, G):
+    """What no part of a layer's score can exceed: here at most one nat an output, as E[u a^T] is whitened."""
+    return min(len(A), len(S))
+
+
+@settings(max_examples=150, deadline=None)
+@given(layers())
+def test_bound_exact_and_total_are_ordered_and_add_up(layer):
+    A, S, G, c, p = layer
+    found, whole, present = increase(A, S, G, c, p), total(A, S, G), total(A[c][:, c], S, G[:, c])
+    rounding = 1e-6 * ceiling(A, S, G)
+    assert 0 <= found.bound <= found.score + rounding
+    assert found.score <= whole + rounding <= ceiling(A, S, G) + 2 * rounding
+    assert found.score == pytest.approx(whole - present, abs=rounding)
+
+
+@settings(max_examples=150, deadline=None)
+@given(layers(), st.sampled_from([1e-6, 1e-3, 0.03, 0.3, 3.0, 100.0]))
+def test_with_damping_bound_and_score_stay_below_the_undamped_total(layer, damping):
+    A, S, G, c, p = layer
+    found, rounding = increase(A, S, G, c, p, damping), 1e-6 * ceiling(A, S, G)
+    assert 0 <= found.bound <= found.score * (1 + 1e-9) + 1e-12
+    assert found.score <= total(A, S, G) + rounding
+
+
+@settings(max_examples=150, deadline=None)
+@given(layers(), st.randoms(use_true_random=False))
+def test_copies_of_units_are_worth_nothing(layer, random):
+    A, S, G, c, p = layer
+    mix = torch.eye(len(A), dtype=torch.float64)
+    for new in p.tolist():
+        mix[new] = 0
+        mix[new, random.choice(c.tolist())] = 1
+    A, G = mix @ A @ mix.mT, G @ mix.mT
+    assert abs(increase(A, S, G, c, p).score) < 1e-6 * ceiling(A, S, G)
+    assert abs(total(A, S, G) - total(A[c][:, c], S, G[:, c])) < 1e-6 * ceiling(A, S, G)
+
+
+def test_with_damping_the_score_may_be_above_the_undamped_one_but_less_than_what_damping_leaves_to_the_present():
+    A = torch.tensor([[1.0, 1.0], [1.0, 1.01]]).double()  # the new feature is nearly a copy
+    S, G, (c, p) = torch.eye(1).double(), torch.tensor([[1.0, 1.0]]).double(), torch.arange(2)[:, None]
+    assert increase(A, S, G, c, p).score == pytest.approx(0, abs=1e-9)  # a copy's gradient too
+    assert 0 < increase(A, S, G, c, p, 0.03).score < 0.03
 
 
 @pytest.mark.parametrize("damping", [0.0, 1e-3, 0.03, 0.3, 3.0])
@@ -100,8 +182,7 @@ def test_the_score_of_all_weights_is_at_most_the_squared_output_gradient():
     generator = torch.Generator().manual_seed(0)
     a, u = torch.randn(2, 200, 4, dtype=torch.float64, generator=generator)
     A, G, S = a.mT @ a / 200, u.mT @ a / 200, torch.eye(4, dtype=torch.float64)
-    eta = -float((G * natural_step(A, S, G, 0.0)).sum())
-    assert 0 < eta <= float(u.square().sum() / 200)  # lambda of method.md, section 6
+    assert 0 < total(A, S, G) <= float(u.square().sum() / 200)  # lambda of method.md, section 6
 
 
 def test_no_gradient_no_features_and_no_second_moments_are_worth_nothing():

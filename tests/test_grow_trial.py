@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from outgrow.grow.gain import mean_loss, realised
+from outgrow.grow.gain import mean_loss
 from outgrow.grow.objective import OutputLoss
 from outgrow.grow.sample import Batch
-from outgrow.grow.trial import Trial, can_try, tried
+from outgrow.grow.trial import DAMPING, DAMPINGS, Trial, can_try, tried
 from outgrow.models.seed import Seed
 from outgrow.net.axes import axes
 from outgrow.net.widening import Widening, widen
@@ -31,32 +31,32 @@ class Concat(nn.Module):
         return self.head(F.max_pool2d(x, 2).flatten(1))
 
 
-def model_of(kind):
+def model_of(kind, dtype=torch.float32):
     torch.manual_seed(0)
     if kind == "concat":
-        return Concat()
+        return Concat().to(dtype)
     widths = {"mlp": (4, 3), "convnet": (2, 3, 4, 2), "resnet": (2, 3)}[kind]
-    return Seed(kind, (1, 8, 8), 3, widths).build()
+    return Seed(kind, (1, 8, 8), 3, widths).build().to(dtype)
 
 
-def data(n=60, seed=1):
+def data(n=60, seed=1, dtype=torch.float32):
     generator = torch.Generator().manual_seed(seed)
-    x = torch.randn(n, 1, 8, 8, generator=generator)
+    x = torch.randn(n, 1, 8, 8, generator=generator).to(dtype)
     y = (x.mean((1, 2, 3)) > 0).long() + (x[:, 0, :4].mean((1, 2)) > 0.1).long()
     return [Batch(x[: n // 3], y[: n // 3], n // 3), Batch(x[n // 3 :], y[n // 3 :], n - n // 3)]
 
 
-def trial_of(kind, units=3, damping=0.1):
-    model = model_of(kind)
-    for batch in data(seed=2):  # statistics that differ from those of a fresh layer
+def trial_of(kind, units=3, damping=0.1, dtype=torch.float32):
+    model = model_of(kind, dtype)
+    for batch in data(seed=2, dtype=dtype):  # statistics that differ from those of a fresh layer
         model(batch.inputs)
-    found = axes(model, torch.zeros(1, 1, 8, 8))
+    found = axes(model, torch.zeros(1, 1, 8, 8, dtype=dtype))
     growing = [axis for axis in found if not can_try(model, axis)]
     trial = Trial(
         model,
         found,
         [Widening(axis, units) for axis in growing],
-        data(),
+        data(dtype=dtype),
         CE,
         torch.Generator().manual_seed(0),
         damping,
@@ -90,7 +90,7 @@ def test_new_channels_have_the_statistics_of_what_reaches_them_and_old_ones_thei
         norm.register_forward_pre_hook(lambda _, inputs, path=path: reached.__setitem__(path, inputs[0]))
     trial.model(torch.cat([batch.inputs for batch in data()]))
     for path, norm in norms.items():
-        changes = {change.name: change for change in trial._edit.changes}
+        changes = {change.name: change for change in trial._stage.changes.values()}
         keep = changes[f"{path}.running_mean"].keep[0]
         new = torch.tensor(sorted(set(range(norm.num_features)) - set(keep.tolist())))
         x = reached[path].transpose(0, 1).flatten(1)
@@ -114,22 +114,19 @@ def read_by(model, paths, x):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("units", [1, 3])
-def test_the_model_widened_as_tried_reads_and_gains_what_the_trial_did(kind, units):
+def test_the_model_widened_as_tried_reads_what_the_trial_did(kind, units):
     model, found, growing, trial = trial_of(kind)
-    b = data(seed=3)
+    x = data(seed=3)[0].inputs
     for axis in growing:
-        _, _, tangent = trial.scored(axis.name, units)
-        gain = trial.judged([tangent], b).alone(0)
-        drop = realised(trial.model, tangent, gain.step, b, CE, mean_loss(trial.model, b, CE))
         real = copy.deepcopy(model).eval()
         edit = widen(real, found, [trial.widening(axis.name, units)])
         grown = next(a for a in edit.axes if a.name == axis.name)
-        tested = next(a for a in trial._edit.axes if a.name == axis.name)
-        seen = read_by(real, [m.module for m in grown.consumers], b[0].inputs)
-        tried_inputs = read_by(trial.model, [m.module for m in tested.consumers], b[0].inputs)
-        step = {name: torch.zeros_like(parameter) for name, parameter in real.named_parameters() if name in tangent}
+        tested = trial._stage.axes[axis.name]
+        order = torch.cat([torch.arange(axis.size), axis.size + trial.orders[axis.name][:units]])
+        seen = read_by(real, [m.module for m in grown.consumers], x)
+        tried_inputs = read_by(trial.model, [m.module for m in tested.consumers], x)
         for ours, theirs in zip(grown.consumers, tested.consumers, strict=True):
-            mine, yours = ours.index.flatten(), theirs.index[: grown.size].flatten()
+            mine, yours = ours.index.flatten(), theirs.index[order].flatten()
             dim = seen[ours.module].ndim - 1 if isinstance(real.get_submodule(ours.module), nn.Linear) else 1
             torch.testing.assert_close(
                 seen[ours.module].index_select(dim, mine),
@@ -137,27 +134,43 @@ def test_the_model_widened_as_tried_reads_and_gains_what_the_trial_did(kind, uni
                 atol=1e-5,
                 rtol=1e-4,
             )
-        for name in step:
-            rows, columns = trial._kept(name.rpartition(".")[0])
-            value = tangent[name][rows]
-            if name.endswith("weight"):
-                member = next(m for m in tested.consumers if m.tensor == name)
-                at = torch.cat([columns, member.index[axis.size : axis.size + units].flatten()])
-                order = torch.argsort(at)
-                value = value[:, at[order]]
-            step[name] = value
-        realised_there = realised(real, step, gain.step, b, CE, mean_loss(real, b, CE))
-        assert realised_there == pytest.approx(drop, abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("damping", [0.1, None])
+def test_the_edited_model_with_the_written_steps_has_the_loss_of_the_trial_with_the_steps_taken(kind, damping):
+    model, found, growing, trial = trial_of(kind, units=4, damping=damping, dtype=torch.float64)
+    b = data(seed=3, dtype=torch.float64)
+    for axis in growing:  # an order that is not the pool's, so that units change places
+        trial.orders[axis.name] = torch.tensor([2, 0, 3, 1])
+    units = {axis.name: 1 + i % 3 for i, axis in enumerate(growing)}
+    some = {name: count for i, (name, count) in enumerate(units.items()) if len(units) == 1 or i != 1}
+    for chosen in (units, some):
+        tangents = [trial.present_step(), *(trial.scored(name, count)[2] for name, count in chosen.items())]
+        steps = [(tangent, 0.02 * (i + 1)) for i, tangent in enumerate(tangents)]
+        moved = {name: parameter.detach().clone() for name, parameter in trial.model.named_parameters()}
+        for tangent, length in steps:
+            for name, value in tangent.items():
+                moved[name] += length * value
+        real = copy.deepcopy(model).eval()
+        widen(real, found, [trial.widening(name, count) for name, count in chosen.items()])
+        before = mean_loss(real, b, CE)
+        with torch.no_grad():
+            for name, value in trial.written(steps, chosen).items():
+                real.get_parameter(name).add_(value)
+        expected = mean_loss(trial.model, b, CE, moved)
+        assert mean_loss(real, b, CE) == pytest.approx(expected, abs=1e-10)
+        assert abs(expected - before) > 1e-4
 
 
 def test_the_first_units_of_a_trial_are_worth_what_a_trial_of_only_them_is_worth():
-    model, found, growing, trial = trial_of("mlp", damping=1e-3)
+    model, found, growing, trial = trial_of("mlp", damping=0.3)
     for axis in growing:
         few = trial.widening(axis.name, 2)
-        alone = Trial(model, found, [few], data(), CE, torch.Generator().manual_seed(5), 1e-3)
-        a, b = trial.scored(axis.name, 2)[2], alone.scored(axis.name, 2)[2]
-        one, two = trial.judged([a], data(seed=3)).alone(0), alone.judged([b], data(seed=3)).alone(0)
-        assert two.gain == pytest.approx(one.gain, rel=0.25, abs=1e-3)  # another draw of the Fisher noise
+        alone = Trial(model, found, [few], data(), CE, torch.Generator().manual_seed(5), 0.3)
+        one, two = trial.scored(axis.name, 2)[0], alone.scored(axis.name, 2)[0]
+        assert one > 0
+        assert 0.5 < two / one < 2  # another draw of the Fisher noise
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -166,7 +179,7 @@ def test_the_present_step_gains_on_an_undertrained_model_and_moves_only_what_is_
     step = trial.present_step()
     assert trial.judged([step], data(400, seed=4)).alone(0).gain > 0.001
     for name, value in step.items():
-        rows, columns = trial._kept(name.rpartition(".")[0])
+        rows, columns = trial._stage.kept(name.rpartition(".")[0])
         kept = torch.zeros_like(value)
         if name.endswith("weight"):
             kept[rows[:, None], columns] = value[rows[:, None], columns]
@@ -190,7 +203,7 @@ def test_units_of_other_axes_on_trial_do_not_change_the_damping():
     for widenings in ([first], [first, Widening(growing[1], 40)]):
         trial = Trial(model, found, widenings, b, CE, torch.Generator().manual_seed(0), 1.0)
         moments = trial.moments["mlp.hidden.1"]
-        rows, _ = trial._kept("mlp.hidden.1")
+        rows, _ = trial._stage.kept("mlp.hidden.1")
         assert not moments.S[[i for i in range(len(moments.S)) if i not in rows.tolist()]].any()
         scores.append(trial.scored(growing[0].name, 3)[0])
     assert scores[1] == pytest.approx(scores[0], rel=0.7)  # another draw; 44 rows of S would dilute it 14 times
@@ -222,3 +235,118 @@ def test_units_whose_reader_is_never_called_gain_nothing():
     trial = Trial(model, found, [Widening(axis, 2)], [batch], CE, torch.Generator(), 0.1)
     score, bound, tangent = trial.scored(axis.name, 2)
     assert (score, bound, trial.judged([tangent], [batch]).alone(0).gain) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("kind", ["resnet", "concat"])
+def test_all_statistics_can_be_settled_and_are_those_of_the_batches_in_train_mode(kind):
+    model = model_of(kind, torch.float64)
+    found = axes(model, torch.zeros(1, 1, 8, 8).double())
+    growing = [axis for axis in found if not can_try(model, axis)]
+    batches = [Batch(b.inputs.double(), b.target, b.size) for b in data()]
+    for batch in batches:
+        model(batch.inputs)
+    widenings = [Widening(axis, 2) for axis in growing]
+    trial = Trial(model, found, widenings, batches, CE, torch.Generator().manual_seed(0), 0.1, settle_all=True)
+    expected = copy.deepcopy(model).train()
+    for norm in expected.modules():
+        if isinstance(norm, nn.modules.batchnorm._BatchNorm):
+            norm.reset_running_stats()
+            norm.momentum = None
+    for batch in batches:
+        expected(batch.inputs)
+    x = batches[0].inputs
+    torch.testing.assert_close(trial.model(x), expected.eval()(x))
+    assert not torch.allclose(trial.model(x), model.eval()(x), atol=1e-3)
+    assert not any(module.training for module in trial.model.modules())
+
+
+def test_norms_that_the_user_keeps_in_eval_mode_are_not_settled_anew():
+    model = model_of("concat")
+    model.norm.eval()
+    found = axes(model, torch.zeros(1, 1, 8, 8))
+    growing = [axis for axis in found if not can_try(model, axis)]
+    widenings = [Widening(axis, 2) for axis in growing]
+    trial = Trial(model, found, widenings, data(), CE, torch.Generator(), 0.1, settle_all=True)
+    keep = trial._stage.changes["norm.running_mean"].keep[0]
+    assert torch.equal(trial.model.norm.running_mean[keep], model.norm.running_mean)
+    assert bool((trial.model.norm.running_var != 1).sum() == 4)  # of the new channels
+
+
+def dying(bias):
+    """An MLP whose pool has a unit that never fires, by its bias."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 3))
+    x, y = torch.randn(80, 6), torch.randint(3, (80,))
+    found = axes(model, x[:1])
+    axis = next(axis for axis in found if axis.growable)
+    rows = torch.randn(5, 6, generator=torch.Generator().manual_seed(1))
+    biases = torch.tensor([0.0, bias, 0.1, bias, -0.1])
+    return model, found, Widening(axis, 5, {"0.weight": rows}, {"0.bias": biases}), [Batch(x, y, 80)]
+
+
+def test_units_that_do_not_fire_are_drawn_anew_and_the_others_left_alone():
+    model, found, widening, batches = dying(-1000.0)
+    trial = Trial(model, found, [widening], batches, CE, torch.Generator().manual_seed(0), 0.1)
+    new = slice(4, 9)
+    assert bool((trial.model[0].bias[new].abs() < 1).all())
+    assert torch.equal(trial.model[0].weight[new][[0, 2, 4]], widening.rows["0.weight"][[0, 2, 4]])
+    assert bool((trial.model[0].weight[new][[1, 3]] != widening.rows["0.weight"][[1, 3]]).all())
+    features = trial.model[1](trial.model[0](batches[0].inputs))[:, new]
+    assert bool((features.square().mean(0) > 0).all())
+    assert sorted(trial.orders[widening.axis.name].tolist()) == list(range(5))
+
+
+def test_units_that_cannot_be_revived_come_last(monkeypatch):
+    monkeypatch.setattr("outgrow.grow.stage.REDRAWS", 0)
+    model, found, widening, batches = dying(-1000.0)
+    trial = Trial(model, found, [widening], batches, CE, torch.Generator().manual_seed(0))
+    assert trial.orders[widening.axis.name].tolist()[3:] == [1, 3]
+    assert bool((trial.widening(widening.axis.name, 3).channels["0.bias"] > -1).all())
+
+
+def test_copies_of_present_units_come_last():
+    model, found, widening, batches = dying(0.0)
+    widening.rows["0.weight"][1], widening.channels["0.bias"][1] = (
+        model[0].weight[2].detach(),
+        model[0].bias[2].detach(),
+    )
+    widening.rows["0.weight"][2], widening.channels["0.bias"][2] = widening.rows["0.weight"][0], 0.0
+    for damping in (0.01, 1.0, None):
+        trial = Trial(model, found, [widening], batches, CE, torch.Generator().manual_seed(0), damping)
+        order = trial.orders[widening.axis.name].tolist()
+        assert 1 in order[3:]
+        assert (0 in order[3:]) != (2 in order[3:])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_damping_is_chosen_for_each_axis_where_none_is_given(kind):
+    _, _, growing, trial = trial_of(kind, damping=None)
+    assert set(trial.dampings) == {axis.name for axis in growing}
+    assert set(trial.dampings.values()) <= set(DAMPINGS)
+    _, _, growing, fixed = trial_of(kind, damping=0.25)
+    assert set(fixed.dampings.values()) == {0.25}
+
+
+def test_a_wide_layer_has_a_fixed_damping(monkeypatch):
+    monkeypatch.setattr("outgrow.grow.trial.WIDE", 3)
+    _, _, _, trial = trial_of("mlp", damping=None)
+    assert set(trial.dampings.values()) == {DAMPING}
+
+
+def test_the_chosen_damping_holds_out_as_well_as_the_best_fixed_one():
+    """By the gain on fresh data, over axes and seeds: within a tenth of the best fixed damping, above the worst."""
+    totals = dict.fromkeys((*DAMPINGS, None), 0.0)
+    for seed in range(4):
+        for damping in totals:
+            torch.manual_seed(seed)
+            model = nn.Sequential(nn.Linear(10, 4), nn.ReLU(), nn.Linear(4, 3))
+            x = torch.randn(1200, 10)
+            y = (x[:, 0] * x[:, 1] > 0).long() + (x[:, 2] > 0.5).long()
+            found = axes(model, x[:1])
+            axis = next(axis for axis in found if axis.growable)
+            a, b = Batch(x[:200], y[:200], 200), Batch(x[200:], y[200:], 1000)
+            trial = Trial(model, found, [Widening(axis, 8)], [a], CE, torch.Generator().manual_seed(seed), damping)
+            totals[damping] += trial.judged([trial.scored(axis.name, 8)[2]], [b]).alone(0).gain
+    fixed = [totals[damping] for damping in DAMPINGS]
+    assert totals[None] > 0.9 * max(fixed)
+    assert totals[None] > min(fixed)

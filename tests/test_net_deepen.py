@@ -1,6 +1,7 @@
 """A block that goes in has the right weights, its own place among the children, and a number where one is kept."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +11,8 @@ from net_cases import noise
 from outgrow.errors import EditError, GrowthError
 from outgrow.models.residual import Residual
 from outgrow.net.axes import axes
-from outgrow.net.deepen import deepen_
+from outgrow.net.calls import observe
+from outgrow.net.deepen import deepen_, insert_block_, late_first, prepared
 from outgrow.net.edit import Insertion
 from outgrow.net.places import places
 from outgrow.net.preserve import change
@@ -179,3 +181,55 @@ def test_an_edit_that_moves_an_output_is_taken_back():
     with pytest.raises(EditError, match=r"a block behind 1.*moved by"):
         deepen_(model, "1", example=ROW)
     assert everything_in(model) == before
+
+
+# blocks that were prepared
+
+
+@pytest.mark.parametrize(("name", "place"), [("pre-norm", "0.layers.0"), ("seed", "resnet.stem.2"), ("mlp", "4")])
+def test_a_prepared_block_goes_in_as_it_is_and_is_trained(name, place):
+    case = CASES[name]
+    model, other = case.model(), case.model()
+    (found,) = (one for one in places(model, case.example) if one.name == place)
+    insertion = prepared(model, found, generator=torch.Generator().manual_seed(3))
+    before = everything_in(model)
+    deepen_(other, place, example=case.example, generator=torch.Generator().manual_seed(3))
+    assert everything_in(model) == before
+    optimizer = torch.optim.AdamW(model.parameters(), 0.01)
+    edit = insert_block_(model, insertion, example=case.example, optimizer=optimizer)
+    assert set(insertion.modules) <= set(model.modules())
+    assert all(torch.equal(a, b) for a, b in zip(*(m.state_dict().values() for m in (model, other)), strict=True))
+    assert [id(p) for p in optimizer.param_groups[0]["params"]] == [id(p) for p in model.parameters()]
+    edit.undo()
+    assert everything_in(model) == before
+
+
+def test_a_prepared_block_whose_place_is_gone_stays_out():
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    (place,) = places(model, ROW)
+    insertion = prepared(model, place)
+    model[1] = nn.Identity()
+    with pytest.raises(GrowthError, match="no block can go behind '1'"):
+        insert_block_(model, insertion, example=ROW)
+    nowhere = replace(place, recipe=None, growable=False, reason="it is full")
+    with pytest.raises(GrowthError, match="no block can go behind '1': it is full"):
+        prepared(model, nowhere)
+
+
+def test_places_are_taken_from_the_last_so_that_names_stay():
+    model = CASES["mlp"].model()
+    found = places(model, ROW)
+    assert [place.name for place in late_first(model, found)] == ["4", "1"]
+    for place in late_first(model, found):
+        deepen_(model, place.name, example=ROW)
+    kinds = [type(module).__name__ for module in model]
+    assert kinds == ["Linear", "ReLU", "Linear", "ReLU", "Linear", "Dropout", "ReLU", "Linear", "ReLU", "Linear"]
+
+
+@pytest.mark.parametrize("build", [Counted, Scanned])
+def test_a_silent_block_is_still_called_when_another_one_comes_in(build):
+    model = build()
+    for size, place in ((4, "blocks.2"), (5, "blocks.0"), (6, "blocks.1")):
+        deepen_(model, place, example=ROW)
+        counts = observe(model, ROW, set(model.blocks)).counts
+        assert (model.how_many, [counts[block] for block in model.blocks]) == (size, [1] * size)

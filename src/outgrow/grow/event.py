@@ -6,18 +6,20 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Candidate:
-    """Units that were proposed on one axis.
+    """Units that were proposed on one axis, or a block at a place.
 
     Args:
-        kind: What it is: `widen`.
-        where: Name of the axis.
-        units: How many units.
+        kind: What it is: `widen`, or `insert` for a block.
+        where: Name of the axis, or of the place.
+        units: How many units; 1 for a block.
         params: Parameters they would add.
         flops: Forward FLOPs of one example they would add.
-        gain: What they are worth on fresh examples [nats].
+        gain: What they are worth on fresh examples, beyond what a step of the present weights is [nats].
         se: Standard error of the gain [nats].
+        realised: Drop of the loss on those examples when the step is taken [nats].
         score: Natural expansion score on the examples that proposed them [nats].
         bound: SENN's lower bound of the score [nats].
+        gradient: Norm of the loss's gradient with respect to what is at zero, which GradMax goes by.
     """
 
     kind: str
@@ -27,21 +29,23 @@ class Candidate:
     flops: int
     gain: float
     se: float
+    realised: float
     score: float
     bound: float
+    gradient: float
 
 
 @dataclass(frozen=True)
 class Growth:
-    """Units that were added on one axis.
+    """Units that were added on one axis, or a block that was inserted.
 
     Args:
-        kind: What it is: `widen`.
-        where: Name of the axis.
-        units: How many units.
-        size_before: Units that the axis had.
-        size_after: Units that it has now.
-        gain: What the added units are worth on fresh examples [nats].
+        kind: What it is: `widen`, or `insert` for a block.
+        where: Name of the axis, or of the place.
+        units: How many units; 1 for a block.
+        size_before: Units that the axis had; 0 for a block.
+        size_after: Units that it has now; 1 for a block.
+        gain: What was added is worth on fresh examples, beyond what a step of the weights before is [nats].
         se: Standard error of the gain [nats].
         realised: Drop of the loss on those examples when the step is really taken [nats].
         moved: Largest change of an output by the event's edit, relative to the output's scale.
@@ -60,9 +64,10 @@ class Growth:
     params: int
 
     def __str__(self) -> str:
+        what = f"grew {self.where} {self.size_before} -> {self.size_after}"
         return (
-            f"grew {self.where} {self.size_before} -> {self.size_after}: gain {self.gain:.4f} +- {self.se:.4f} nats, "
-            f"realised {self.realised:.4f}, +{self.params:,} parameters"
+            f"{what if self.kind == 'widen' else f'inserted a block behind {self.where}'}: gain {self.gain:.4f} +- "
+            f"{self.se:.4f} nats, realised {self.realised:.4f}, +{self.params:,} parameters"
         )
 
 
@@ -81,6 +86,7 @@ class Event:
         seconds: Time of the check.
         flops: Floating-point operations of the check.
         progress: Share of the run that was over, 0 to 1; None where that wasn't known.
+        examples: How many judged the candidates.
     """
 
     event: int
@@ -93,6 +99,7 @@ class Event:
     seconds: float
     flops: int
     progress: float | None = None
+    examples: int = 0
 
     def __str__(self) -> str:
         return "\n".join(map(str, self.growths)) if self.growths else f"no growth: {self.reason}"

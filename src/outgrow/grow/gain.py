@@ -22,7 +22,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from outgrow.grow.objective import Objective, Tangent
+from outgrow.grow.layerwise import can_split, expand_by_layers
+from outgrow.grow.objective import Objective, OutputLoss, Tangent
 from outgrow.grow.sample import Batch, examples_in
 
 
@@ -41,6 +42,10 @@ class Gain:
     step: float
 
 
+KEPT = 0.85  # of a promise, at least, for a step to be taken as it is
+TRIES = 3  # steps
+BACKWARD = 6  # forward passes that judging layer by layer takes, about
+FORWARD = 2.5  # and a forward-mode product
 NOTHING = Gain(0.0, 0.0, 0.0)
 
 
@@ -53,23 +58,27 @@ class Judgement:
         own: Curvature along each direction [terms, directions].
         first: Curvature between each direction and direction 0 [terms, directions].
         matrix: Mean curvature between all directions [directions, directions].
+        passes: What judging cost, in forward passes over the examples, about.
     """
 
     slopes: Tensor
     own: Tensor
     first: Tensor
     matrix: Tensor
+    passes: float = 0.0
 
     def alone(self, direction: int) -> Gain:
         """Return what a direction is worth by itself."""
         return best_step(self.slopes[:, direction], self.own[:, direction])
 
-    def beyond(self, direction: int) -> Gain:
-        """Return what a direction adds to direction 0, where that one is taken too."""
+    def share(self, direction: int) -> float:
+        """Return how much of direction 0 a direction has in it: C_d0 / C_00, 0 where direction 0 does not descend."""
         base = float(self.matrix[0, 0])
-        if not base > 0 or float(self.slopes[:, 0].mean()) <= 0:
-            return self.alone(direction)
-        share = float(self.matrix[direction, 0]) / base
+        return float(self.matrix[direction, 0]) / base if base > 0 and float(self.slopes[:, 0].mean()) > 0 else 0.0
+
+    def beyond(self, direction: int) -> Gain:
+        """Return what a direction adds to direction 0: the gain of what is left without its `share` of that one."""
+        share = self.share(direction)
         slopes = self.slopes[:, direction] - share * self.slopes[:, 0]
         curvatures = self.own[:, direction] - 2 * share * self.first[:, direction] + share**2 * self.own[:, 0]
         return best_step(slopes, curvatures)
@@ -88,14 +97,24 @@ class Judgement:
         return [0.0 for _ in directions]
 
 
-def judge(model: nn.Module, directions: Sequence[Tangent], batches: Sequence[Batch], objective: Objective) -> Judgement:
+def judge(
+    model: nn.Module,
+    directions: Sequence[Tangent],
+    batches: Sequence[Batch],
+    objective: Objective,
+    generator: torch.Generator | None = None,
+) -> Judgement:
     """Judge directions of a model's weights on batches, in one pass.
+
+    With a generator, directions of layers' weights are judged by back-propagation (`layerwise`), whose curvatures are
+    drawn; otherwise, and where that can't be, by a forward-mode product each.
 
     Args:
         model: Run as it is.
         directions: By parameter name; parameters that are not named stay. Without any it gains nothing.
         batches: Examples that had no part in choosing the directions.
         objective: What the model is trained for.
+        generator: Draws curvatures.
 
     Returns:
         The terms of slopes and curvatures.
@@ -103,7 +122,14 @@ def judge(model: nn.Module, directions: Sequence[Tangent], batches: Sequence[Bat
     there = [i for i, direction in enumerate(directions) if direction]
     if not there:
         return _nothing(len(directions))
-    found = [objective.expand(model, [directions[i] for i in there], batch) for batch in batches]
+    asked = [directions[i] for i in there]
+    by_layers = generator is not None and isinstance(objective, OutputLoss) and can_split(model, asked)
+    found, passes = [], 0.0
+    for batch in batches:
+        one = expand_by_layers(model, asked, batch, objective, generator) if by_layers and generator else None
+        by_layers = one is not None
+        passes += (BACKWARD if by_layers else 1 + FORWARD * len(asked)) * batch.size
+        found.append(one or objective.expand(model, asked, batch))
     total = examples_in(batches)
     matrix = sum((one.matrix * (batch.size / total) for one, batch in zip(found, batches, strict=True)))
     assert isinstance(matrix, Tensor)
@@ -112,6 +138,7 @@ def judge(model: nn.Module, directions: Sequence[Tangent], batches: Sequence[Bat
         torch.cat([one.own for one in found]),
         torch.cat([one.first for one in found]),
         matrix,
+        passes / total,
     )
     return judged if len(there) == len(directions) else _spread(judged, there, len(directions))
 
@@ -132,6 +159,84 @@ def best_step(slopes: Tensor, curvatures: Tensor) -> Gain:
     if step <= 0:
         return Gain(0.0, _error(slopes) * abs(step), 0.0)
     return Gain(slope * step / 2, _error(step * slopes - step**2 / 2 * curvatures), step)
+
+
+@dataclass(frozen=True)
+class Worth:
+    """What a candidate is worth beside a step of the present weights, and whether that is kept.
+
+    Args:
+        gain: What the direction, less its share of the present step, is worth.
+        realised: Drop of the loss [nats] when its step is taken; 0 where there is none.
+        passes: Forward passes over the examples that it took to find out.
+    """
+
+    gain: Gain
+    realised: float
+    passes: int
+
+
+def worths(
+    model: nn.Module,
+    judgement: Judgement,
+    directions: Sequence[Tangent],
+    batches: Sequence[Batch],
+    objective: Objective,
+) -> list[Worth]:
+    """Return what each direction but the first is worth beyond the first, with its drop measured.
+
+    Args:
+        model: Run as it is; its weights stay.
+        judgement: Of these directions on these batches.
+        directions: The step of the present weights, then the candidates.
+        batches: Part B.
+        objective: What the model is trained for.
+    """
+    gains = [judgement.beyond(d) for d in range(1, len(directions))]
+    before = mean_loss(model, batches, objective) if any(gain.step > 0 for gain in gains) else 0.0
+    return [
+        confirmed(model, _without(directions[d], directions[0], judgement.share(d)), gain, batches, objective, before)
+        for d, gain in enumerate(gains, 1)
+    ]
+
+
+def _without(direction: Tangent, first: Tangent, share: float) -> Tangent:
+    """A direction less a share of the first."""
+    left = dict(direction)
+    for name, value in first.items() if share else ():
+        left[name] = left[name] - share * value if name in left else -share * value
+    return left
+
+
+def confirmed(
+    model: nn.Module, tangent: Tangent, gain: Gain, batches: Sequence[Batch], objective: Objective, before: float
+) -> Worth:
+    """Take the step, and correct the gain where the loss bends more along it than its parabola says.
+
+    A step of finite length meets what no derivative at its start knows: units that switch, probabilities that saturate.
+    Where less than `KEPT` of the promise comes, the curvature becomes the secant's, 2 (slope t - drop(t)) / t^2, which
+    gives a shorter step t and a smaller gain, and so on.
+
+    Args:
+        model: Run as it is; its weights stay.
+        tangent: The direction.
+        gain: What it is worth by its parabola.
+        batches: The examples that judged it.
+        objective: What the model is trained for.
+        before: Their mean loss without the step [nats].
+
+    Returns:
+        The gain that is kept, at most the one given, and the drop of the loss when its step is taken.
+    """
+    if gain.step <= 0:
+        return Worth(gain, 0.0, 0)
+    slope, step, drop, tries = 2 * gain.gain / gain.step, gain.step, 0.0, 0
+    for tries in range(1, TRIES + 1):
+        drop = realised(model, tangent, step, batches, objective, before)
+        if drop >= KEPT * slope * step / 2 or tries == TRIES:
+            break
+        step = slope * step**2 / (2 * (slope * step - drop)) if math.isfinite(drop) else step / 4
+    return Worth(Gain(slope * step / 2, gain.se * step / gain.step, step), drop, tries)
 
 
 def realised(
@@ -170,7 +275,7 @@ def _spread(judged: Judgement, there: Sequence[int], count: int) -> Judgement:
     matrix = judged.matrix.new_zeros(count, count)
     matrix[index[:, None], index] = judged.matrix
     first = judged.first if there[0] == 0 else torch.zeros_like(judged.first)
-    return Judgement(spread(judged.slopes), spread(judged.own), spread(first), matrix)
+    return Judgement(spread(judged.slopes), spread(judged.own), spread(first), matrix, judged.passes)
 
 
 def _error(terms: Tensor) -> float:

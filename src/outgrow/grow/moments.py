@@ -1,31 +1,45 @@
 """K-FAC moments of layers, taken by hooks on a sample of examples and positions.
 
-Convention (K-FAC expand): a layer reads patches a [examples, positions, features], with a constant 1 appended where it
-has a bias, and the mean loss has gradient G [outputs, features] with respect to its weights. With u the gradient of one
-example's loss at the layer's output, F is approximated by A (x) S with
+A layer reads patches a [examples, positions, features], with a constant 1 appended where it has a bias; u [examples,
+positions, outputs] is the gradient of one example's loss at what it writes. Positions are those of all its calls, T for
+an example. The mean loss has gradient G [outputs, features] with respect to the weights, and F is approximated by
+A (x) S (Martens and Grosse, arXiv 1503.05671; Grosse and Martens, arXiv 1602.01407) in one of two conventions
+(Eschenhagen et al., arXiv 2311.00636):
 
-    A = E_examples sum_positions a a^T        [features, features]
-    S = E_examples mean_positions u u^T       [outputs, outputs]
+    expand   A = E_examples sum_positions a a^T              S = E_examples mean_positions u u^T
+    reduce   A = E_examples (mean a) (mean a)^T              S = E_examples (sum u) (sum u)^T
 
-The positions of a layer that is called several times are those of all its calls.
+with A [features, features] and S [outputs, outputs]; they are one for T = 1. Expand is right where each position has a
+loss of its own, as tokens do, reduce where positions are averaged and alike. A convolution of several groups has
+factors for each: A [groups, features, features], S [groups, outputs, outputs], G [groups, outputs, features], of the
+features and outputs of one group.
 
-(Martens and Grosse, arXiv 1503.05671; Grosse and Martens, arXiv 1602.01407). u is drawn with the Hessian of the loss as
-covariance, so F is the true Fisher; G is exact on the sample. All are float64 on the CPU or the model's own device.
+u is drawn with the Hessian of the loss as covariance, so F is the true Fisher; G is exact on the sample. Expand samples
+rows, uniformly, so that A and S stay unbiased; reduce takes all positions, which costs one row an example. Products of
+rows are taken in float32 at least, whatever autocast says, and summed in float64, or in float32 for layers of more than
+`LARGE` features or outputs.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
-from outgrow.grow.objective import Objective
-from outgrow.grow.patches import is_mixer, position_count, read_rows, written_rows
+from outgrow.errors import InputError
+from outgrow.grow.factors import Expand, Reduce
+from outgrow.grow.objective import Answer, Objective
+from outgrow.grow.patches import groups_of, has_rows
 from outgrow.grow.sample import Batch, examples_in
 
-MAX_POSITIONS = 16
+Convention = Literal["expand", "reduce"]
+Fisher = Literal["true", "empirical"]
+
+ROWS_PER_FEATURE = 32  # residuals fitted on n rows with k features lose k/n of pure noise: 3 %
+LARGE = 2048  # features or outputs: beyond them factors are float32
 
 
 @dataclass
@@ -39,6 +53,7 @@ class Moments:
         kernel: Features of one input channel.
         bias: Whether the last feature is the constant 1.
         rows: How many rows, examples times positions, were summed.
+        examples: How many examples the means are over.
     """
 
     A: Tensor
@@ -47,17 +62,18 @@ class Moments:
     kernel: int
     bias: bool
     rows: int = 0
+    examples: int = 0
 
     @property
     def flops(self) -> int:
         """FLOPs of the sums a a^T and u u^T, and of one Cholesky factor of each."""
-        sizes = len(self.A), len(self.S)
-        return sum(2 * self.rows * size**2 + size**3 // 3 for size in sizes)
+        groups = self.A[..., 0, 0].numel()
+        return groups * sum(2 * self.rows * size**2 + size**3 // 3 for size in self.G.shape[-2:])
 
     def features_of(self, channels: Tensor, bias: bool = False) -> Tensor:
-        """Return the features that belong to input channels, and the constant if asked for and there."""
+        """Return the features that belong to input channels of a group, and the constant if asked for and there."""
         features = (channels[:, None] * self.kernel + torch.arange(self.kernel)).flatten()
-        return torch.cat([features, torch.tensor([len(self.A) - 1])]) if bias and self.bias else features
+        return torch.cat([features, torch.tensor([self.A.shape[-1] - 1])]) if bias and self.bias else features
 
 
 @dataclass(frozen=True)
@@ -77,9 +93,20 @@ class Call:
 
 @torch.enable_grad()
 def take_moments(
-    model: nn.Module, layers: Sequence[str], batches: Sequence[Batch], objective: Objective, generator: torch.Generator
+    model: nn.Module,
+    layers: Sequence[str],
+    batches: Sequence[Batch],
+    objective: Objective,
+    generator: torch.Generator,
+    *,
+    convention: Convention = "expand",
+    fisher: Fisher = "true",
+    positions: Mapping[str, int] | None = None,
 ) -> dict[str, Moments]:
     """Take the moments of layers in eval mode, in one forward and two backward passes over the batches.
+
+    Rows are summed as the layers are called, and freed. Beside the factors this takes the memory of a training step on
+    one batch.
 
     Args:
         model: Run as it is, in eval mode; its gradients are left alone.
@@ -88,69 +115,142 @@ def take_moments(
         batches: The examples.
         objective: What the model is trained for.
         generator: Draws positions and Fisher noise.
+        convention: How positions enter the factors.
+        fisher: `true`, or `empirical` for u the gradient of the loss as it is, which saves a backward pass.
+        positions: Rows of each example to sum from each call of a layer; where absent, so many that the whole sample
+            has `ROWS_PER_FEATURE` for each feature or output. Of no meaning for `reduce`.
 
     Returns:
         The moments of each layer.
+
+    Raises:
+        InputError: The convention or the Fisher matrix is unknown, or it is `reduce` where the rows that a layer reads
+            are not a whole number an example.
     """
+    _demand_known("convention", convention, get_args(Convention))
+    _demand_known("fisher", fisher, get_args(Fisher))
     named = {path: model.get_submodule(path) for path in layers}
-    modules = {path: module for path, module in named.items() if is_mixer(module) and _weights(module)[0].requires_grad}
+    modules = {path: module for path, module in named.items() if has_rows(module) and _weights(module)[0].requires_grad}
     total = examples_in(batches)
-    sums: dict[str, Moments] = {}
+    found = {path: _zeros(module, total) for path, module in modules.items()}
+    wanted = {
+        path: (positions or {}).get(path) or positions_for(max(one.G.shape[-2:]), total) for path, one in found.items()
+    }
+    called = set[str]()
     for batch in batches:
-        with recorded_calls(modules) as calls:
+        factors: dict[str, Expand | Reduce] = {}
+        for path, module in modules.items():
+            sums = found[path].A, found[path].S, found[path].bias
+            factors[path] = (
+                Reduce(module, *sums, batch.size, total)
+                if convention == "reduce"
+                else Expand(module, *sums, batch.size, total, wanted[path], generator)
+            )
+        with _reading(modules, factors) as edges:
             answer = objective.answer(model, batch)
-        called = {path: module for path, module in modules.items() if calls[path]}
-        if not called:
-            continue
-        weights = [w for module in called.values() for w in _weights(module) if w.requires_grad]
-        seeds = [gradient / total for gradient in answer.gradient()]
-        grads = torch.autograd.grad(answer.values, weights, seeds, retain_graph=True, allow_unused=True)
-        edges = [one.edge for path in called for one in calls[path]]
-        noise = iter(torch.autograd.grad(answer.values, edges, answer.draw(generator), allow_unused=True))
-        of_weight = dict(zip(map(id, weights), grads, strict=True))
-        for path, module in called.items():
-            moments = sums.get(path) or _zeros(module)
-            _add(moments, module, [(one, next(noise)) for one in calls[path]], total, generator)
-            moments.G += _flat(module, [of_weight.get(id(w)) for w in _weights(module)])
-            sums[path] = moments
-    return sums
+        called.update(path for path in edges if edges[path])
+        _back_propagate(answer, {p: modules[p] for p in edges if edges[p]}, edges, factors, found, fisher, generator)
+    return {path: found[path] for path in modules if path in called}
 
 
-def factor_cost(model: nn.Module, layers: Iterable[str]) -> tuple[int, int]:
-    """Return the FLOPs of the factors of layers, known before they are taken: for each example, and once.
+def positions_for(size: int, examples: int, rows_per_feature: float = ROWS_PER_FEATURE) -> int:
+    """Return how many positions of each example give a factor of a size so many rows for each of its own."""
+    return max(int(-(-rows_per_feature * size // max(examples, 1))), 1)
+
+
+def merged(parts: Sequence[Mapping[str, Moments]]) -> dict[str, Moments]:
+    """Return the moments of several samples as those of one: means weighted by examples.
 
     Args:
-        model: The model.
-        layers: Paths of linear layers or convolutions; others cost nothing.
+        parts: Moments of the same layers of one model; a layer that a part lacks was not called there.
     """
-    each, once = 0, 0
-    for path in dict.fromkeys(layers):
-        module = model.get_submodule(path)
-        if is_mixer(module):
-            positions = 1 if isinstance(module, nn.Linear) else MAX_POSITIONS
-            for size in (_weights(module)[0][0].numel() + 1, len(_weights(module)[0])):
-                each, once = each + 2 * positions * size**2, once + size**3 // 3
-    return each, once
+    sizes = [max((one.examples for one in part.values()), default=0) for part in parts]
+    total = max(sum(sizes), 1)
+    together: dict[str, Moments] = {}
+    for part, size in zip(parts, sizes, strict=True):
+        for path, one in part.items():
+            sums = together.get(path) or replace(
+                one, A=torch.zeros_like(one.A), S=torch.zeros_like(one.S), G=torch.zeros_like(one.G), rows=0
+            )
+            for name in ("A", "S", "G"):
+                getattr(sums, name).add_(getattr(one, name), alpha=size / total)
+            together[path] = replace(sums, rows=sums.rows + one.rows, examples=sum(sizes))
+    return together
 
 
 @contextmanager
-def recorded_calls(modules: dict[str, nn.Module]) -> Iterator[dict[str, list[Call]]]:
-    """Record every call of the modules."""
-    calls: dict[str, list[Call]] = {path: [] for path in modules}
+def hooked(modules: Mapping[str, nn.Module], keep: Callable[[str, Tensor, Tensor], None]) -> Iterator[None]:
+    """Hand the path, what is read and what is written at every call of the modules to `keep`."""
 
-    def recorder(path: str) -> torch.utils.hooks.RemovableHandle:
+    def hook(path: str) -> Callable[..., None]:
         def record(module: nn.Module, inputs: tuple[Tensor, ...], named: dict[str, Tensor], output: Tensor) -> None:
-            read = inputs[0] if inputs else named["input"]
-            calls[path].append(Call(read.detach(), output.detach(), get_gradient_edge(output)))
+            keep(path, inputs[0] if inputs else named["input"], output)
 
-        return modules[path].register_forward_hook(record, with_kwargs=True)
+        return record
 
-    handles = [recorder(path) for path in modules]
+    handles = [module.register_forward_hook(hook(path), with_kwargs=True) for path, module in modules.items()]
     try:
-        yield calls
+        yield
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextmanager
+def recorded_calls(modules: Mapping[str, nn.Module]) -> Iterator[dict[str, list[Call]]]:
+    """Record every call of the modules."""
+    calls: dict[str, list[Call]] = {path: [] for path in modules}
+
+    def keep(path: str, read: Tensor, written: Tensor) -> None:
+        calls[path].append(Call(read.detach(), written.detach(), get_gradient_edge(written)))
+
+    with hooked(modules, keep):
+        yield calls
+
+
+@contextmanager
+def _reading(
+    modules: Mapping[str, nn.Module], factors: Mapping[str, Expand | Reduce]
+) -> Iterator[dict[str, list[GradientEdge]]]:
+    """Sum what the modules read as they are called; only where the gradient of what they wrote arrives is kept."""
+    edges: dict[str, list[GradientEdge]] = {path: [] for path in modules}
+
+    def keep(path: str, read: Tensor, written: Tensor) -> None:
+        if written.requires_grad and written.numel():
+            factors[path].read(read.detach(), written.detach())
+            edges[path].append(get_gradient_edge(written))
+
+    with hooked(modules, keep):
+        yield edges
+
+
+def _back_propagate(
+    answer: Answer,
+    called: Mapping[str, nn.Module],
+    edges: Mapping[str, list[GradientEdge]],
+    factors: Mapping[str, Expand | Reduce],
+    found: Mapping[str, Moments],
+    fisher: Fisher,
+    generator: torch.Generator,
+) -> None:
+    """Add the gradients of the weights to G, and finish the factors with those of what the layers wrote."""
+    if not called:
+        return
+    weights = {id(w): w for module in called.values() for w in _weights(module) if w.requires_grad}
+    arrivals = [edge for path in called for edge in edges[path]]
+    inputs = [*weights.values(), *(arrivals if fisher == "empirical" else ())]
+    more = fisher == "true"
+    grads = torch.autograd.grad(answer.values, inputs, answer.gradient(), retain_graph=more, allow_unused=True)
+    of_weight = dict(zip(weights, grads, strict=False))
+    for path, module in called.items():
+        gradient = _flat(module, [of_weight.get(id(w)) for w in _weights(module)])
+        found[path].G.add_(gradient.view_as(found[path].G), alpha=1 / found[path].examples)
+    if more:
+        grads = torch.autograd.grad(answer.values, arrivals, answer.draw(generator), allow_unused=True)
+    us = iter(grads[-len(arrivals) :])
+    for path in called:
+        factors[path].finish([next(us) for _ in edges[path]])
+        found[path].rows += factors[path].rows
 
 
 def _weights(module: nn.Module) -> list[Tensor]:
@@ -159,45 +259,27 @@ def _weights(module: nn.Module) -> list[Tensor]:
     return [weight, bias] if isinstance(bias, Tensor) else [weight]
 
 
-def _zeros(module: nn.Module) -> Moments:
-    weights = _weights(module)
-    outputs, features = len(weights[0]), weights[0][0].numel() + len(weights) - 1
+def _zeros(module: nn.Module, examples: int) -> Moments:
+    weights, groups = _weights(module), groups_of(module)
+    outputs, features = len(weights[0]) // groups, weights[0][0].numel() + len(weights) - 1
     kernel = weights[0][0, 0].numel() if weights[0].ndim > 2 else 1
+    dtype = torch.float64 if max(outputs, features) <= LARGE else torch.float32
+    lead = [groups] if groups > 1 else []
 
     def zeros(*size: int) -> Tensor:
-        return torch.zeros(*size, dtype=torch.float64, device=weights[0].device)
+        return torch.zeros(*lead, *size, dtype=dtype, device=weights[0].device)
 
-    return Moments(
-        zeros(features, features), zeros(outputs, outputs), zeros(outputs, features), kernel, len(weights) > 1
-    )
+    A, S, G = zeros(features, features), zeros(outputs, outputs), zeros(outputs, features)
+    return Moments(A, S, G, kernel, len(weights) > 1, examples=examples)
 
 
 def _flat(module: nn.Module, grads: Sequence[Tensor | None]) -> Tensor:
     """The gradients of weight and bias as one matrix [outputs, features]."""
     weights = _weights(module)
     parts = [torch.zeros_like(w) if g is None else g for w, g in zip(weights, grads, strict=True)]
-    return torch.cat([part.reshape(len(part), -1) for part in parts], 1).double()
+    return torch.cat([part.reshape(len(part), -1) for part in parts], 1)
 
 
-def _add(
-    moments: Moments,
-    module: nn.Module,
-    calls: Sequence[tuple[Call, Tensor | None]],
-    total: int,
-    generator: torch.Generator,
-) -> None:
-    counts = [position_count(module, one.written) for one, _ in calls]
-    for (one, u), count in zip(calls, counts, strict=True):
-        chosen = None
-        if count > MAX_POSITIONS:
-            chosen = torch.randperm(count, generator=generator)[:MAX_POSITIONS]
-        a = read_rows(module, one.read, chosen)
-        if moments.bias:
-            a = torch.cat([a, a.new_ones(*a.shape[:2], 1)], 2)
-        rows = a.reshape(-1, a.shape[2])
-        moments.rows += len(rows)
-        moments.A += (rows.mT @ rows).double() * (count / a.shape[1] / total)
-        if u is not None:
-            written = written_rows(module, u, chosen)
-            written = written.reshape(-1, written.shape[2])
-            moments.S += (written.mT @ written).double() * (count / a.shape[1] / total / sum(counts))
+def _demand_known(name: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise InputError(f"unknown {name} '{value}': choose one of {', '.join(known)}")

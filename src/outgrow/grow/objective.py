@@ -1,20 +1,20 @@
 """What a model is trained for, as a check needs it: run, differentiated, and expanded along directions.
 
 An objective says how one batch becomes a mean loss. `OutputLoss` is `loss(output, target)`, whose curvature is the
-generalised Gauss-Newton matrix, example by example.
+generalised Gauss-Newton matrix, example by example; `outgrow.grow.step.StepLoss` is anything else. Both compute in
+float32 or float64, whatever autocast says.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils import _pytree as pytree
 
-from outgrow.grow.curvature import Loss, Outputs
+from outgrow.grow.curvature import Loss, Outputs, demand_mean
+from outgrow.grow.derivative import derivatives_along
+from outgrow.grow.precision import full_precision, upcast
 from outgrow.grow.sample import Batch
 from outgrow.net.inputs import call, call_arguments
 
@@ -65,18 +65,21 @@ class Objective(Protocol):
 
 @dataclass(frozen=True)
 class OutputLoss:
-    """A mean loss of an output and a target, twice differentiable and convex in the output.
+    """A mean loss of an output and a target, twice differentiable and convex in the output, or L1's like.
 
     Args:
-        loss: Takes what the model returns, and the target.
+        loss: Takes what the model returns, and the target. Both come as float32 where they
+            are in half precision.
     """
 
     loss: Loss
 
+    @full_precision()
     def answer(self, model: nn.Module, batch: Batch) -> Outputs:
         """Run the model, with its graph."""
         return Outputs(self.loss, call(model, batch.inputs), batch.target, batch.size)
 
+    @full_precision()
     def expand(self, model: nn.Module, directions: Sequence[Tangent], batch: Batch) -> Expansion:
         """Expand the loss to second order with Gauss-Newton curvature: one forward-mode product a direction.
 
@@ -88,61 +91,31 @@ class OutputLoss:
         Returns:
             The terms of every example.
         """
-        result, products = _forward_products(model, directions, batch)
+        result, found = derivatives_along(model, directions, batch.inputs)
         outputs = Outputs(self.loss, result, batch.target, batch.size)
-        moved = [products[i] for i in outputs.read]  # each [directions, examples, ...]
-        count = len(directions)
-        curved = [outputs.product([dz[d] for dz in moved]) for d in range(count)]
-        n = batch.size
+        moved = [upcast(found[i]) for i in outputs.read]  # each [directions, examples, ...]
+        n, count = batch.size, len(directions)
         flat = torch.cat([dz.reshape(count, n, -1) for dz in moved], 2)
-        bent = torch.stack([torch.cat([part.reshape(n, -1) for part in parts], 1) for parts in curved])
         gradient = torch.cat([g.reshape(n, -1) for g in outputs.gradient()], 1)
+        own, first, matrix = [], [], []
+        for d in range(count):
+            bent = torch.cat([part.reshape(n, -1) for part in outputs.product([dz[d] for dz in moved])], 1)
+            own.append((flat[d] * bent).sum(1))
+            first.append((flat[0] * bent).sum(1))
+            matrix.append(torch.einsum("eno,no->e", flat, bent) / n)
         return Expansion(
             slopes=-torch.einsum("no,dno->nd", gradient, flat).double(),
-            own=torch.einsum("dno,dno->nd", flat, bent).double(),
-            first=torch.einsum("no,dno->nd", flat[0], bent).double(),
-            matrix=(flat.flatten(1) @ bent.flatten(1).mT).double() / n,
+            own=torch.stack(own, 1).double(),
+            first=torch.stack(first, 1).double(),
+            matrix=torch.stack(matrix).double(),
         )
 
+    @full_precision()
     def mean(self, model: nn.Module, batch: Batch, weights: Tangent) -> float:
         """Return the mean loss [nats] with some weights replaced."""
         args, kwargs = call_arguments(batch.inputs)
         with torch.no_grad():
-            return float(self.loss(torch.func.functional_call(model, dict(weights), args, kwargs), batch.target))
-
-
-def _forward_products(model: nn.Module, directions: Sequence[Tangent], batch: Batch) -> tuple[Any, dict[int, Tensor]]:
-    """Return the outputs, and the derivative of each floating leaf along each direction [directions, examples, ...]."""
-    args, kwargs = call_arguments(batch.inputs)
-    names = list(dict.fromkeys(name for direction in directions for name in direction))
-    weights = {name: model.get_parameter(name).detach() for name in names}
-    zeros = {name: torch.zeros_like(weight) for name, weight in weights.items()}
-    tangents = {name: torch.stack([d.get(name, zeros[name]).to(zeros[name]) for d in directions]) for name in names}
-    seen: dict[str, Any] = {}
-
-    def run(values: dict[str, Tensor]) -> tuple[Tensor, ...]:
-        leaves, seen["spec"] = pytree.tree_flatten(torch.func.functional_call(model, values, args, kwargs))
-        where = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
-        seen["where"], seen["leaves"] = where, [None if i in where else leaf for i, leaf in enumerate(leaves)]
-        return tuple(leaves[i] for i in where)
-
-    def along(direction: dict[str, Tensor]) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        return torch.func.jvp(run, (weights,), (direction,))[:2]
-
-    with torch.no_grad(), _plain_attention():
-        z, dz = torch.func.vmap(along, out_dims=(None, 0))(tangents)  # type: ignore[arg-type]
-    for i, value in zip(seen["where"], z, strict=True):
-        seen["leaves"][i] = value
-    return pytree.tree_unflatten(seen["leaves"], seen["spec"]), dict(zip(seen["where"], dz, strict=True))
-
-
-@contextmanager
-def _plain_attention() -> Iterator[None]:
-    """Compute attention from its definition: the fused kernels have no forward-mode product."""
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with sdpa_kernel(SDPBackend.MATH):
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
+            result = upcast(torch.func.functional_call(model, dict(weights), args, kwargs))
+            value = self.loss(result, upcast(batch.target))
+        demand_mean(value)
+        return float(value)

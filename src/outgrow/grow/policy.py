@@ -18,6 +18,7 @@ class Situation:
         params_after: Gives the parameters with some more units on some axes, by name.
         progress: Share of the run that is over, 0 to 1; None where the end isn't known.
         history: Every check so far that looked at candidates.
+        places: Gives the names of the places where a block can go.
     """
 
     sizes: Mapping[str, int]
@@ -25,14 +26,20 @@ class Situation:
     params_after: Callable[[Mapping[str, int]], int]
     progress: float | None
     history: Sequence[Event]
+    places: Callable[[], tuple[str, ...]] = tuple
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What to add: units by axis, and why. No units: nothing."""
+    """What to put on trial, or to add: units by axis, blocks by place, and why.
+
+    Units and blocks can be on trial together, but not be added at one event: a block that was judged has the old
+    widths. Neither: nothing.
+    """
 
     units: Mapping[str, int]
     reason: str
+    blocks: tuple[str, ...] = ()
 
 
 class Policy(Protocol):
@@ -51,8 +58,8 @@ class Proportional:
 
     Greedy gain per parameter starves the layers whose units are dear and pay later (method.md, section 10), so
     proportion is the prior and the gain tilts it: an axis grows by the common factor to the power of its tilt, which is
-    (its gain per cost / the geometric mean over axes) ^ strength, within `bounds`; cost counts both the parameters and
-    the FLOPs that are added.
+    (its gain per cost at the last event / the geometric mean over axes) ^ strength, within `bounds`; cost counts both
+    the parameters and the FLOPs that are added. So what is on trial is what will be added, and is judged once.
 
     With the end of the run known, events are spread evenly over the first `share` of it, and parameters grow
     geometrically from the seed's to `max_params`. Otherwise each check may grow them by `factor`. An event adds nothing
@@ -79,19 +86,21 @@ class Proportional:
     bounds: tuple[float, float] = (0.6, 1.5)
 
     def propose(self, now: Situation) -> Decision | None:
-        """Return the units of the largest tilt on every axis, when an event is due."""
+        """Return the units of every axis, tilted by the gains of the last event, when an event is due."""
         if now.progress is not None:
             seen = [self._slot(event.progress) for event in now.history if event.progress is not None]
             if self._slot(now.progress) <= max(seen, default=0):
                 return None
         if not now.sizes:
             return Decision({}, "no axis can grow")
-        units = self._units(now, self._target(now), dict.fromkeys(now.sizes, 1.0))
-        most = {axis: math.ceil(self.bounds[1] * count) for axis, count in units.items()} or self._least(now)
-        return Decision(most, "due" if most else f"the budget of {self.max_params:,} parameters is spent")
+        last = next((event.candidates for event in reversed(now.history) if event.candidates), ())
+        tilts = {**dict.fromkeys(now.sizes, 1.0), **self._tilts([c for c in last if c.where in now.sizes])}
+        units = self._units(now, self._target(now), tilts) or self._least(now)
+        return Decision(units, "due" if units else f"the budget of {self.max_params:,} parameters is spent")
 
     def decide(self, now: Situation, candidates: Sequence[Candidate], gain_now: float) -> Decision:
-        """Return the tilted units, if the candidates pay for themselves."""
+        """Return all units on trial, if they pay for themselves."""
+        candidates = [c for c in candidates if c.kind == "widen"]
         worth = sum(max(c.gain - c.se, 0.0) for c in candidates)
         added = sum(c.params for c in candidates)
         if not worth > self.price * added:
@@ -99,9 +108,7 @@ class Proportional:
                 {},
                 f"{added:,} parameters would save {worth:.1e} nats, less than their price of {self.price * added:.1e}",
             )
-        offered = {c.where: c.units for c in candidates}
-        units = self._units(now, self._target(now), self._tilts(candidates)) or offered
-        units = {axis: min(count, offered[axis]) for axis, count in units.items()}
+        units = {c.where: c.units for c in candidates}
         return Decision(units, f"{added:,} parameters would save {worth:.1e} nats")
 
     def _slot(self, progress: float) -> int:
@@ -133,6 +140,8 @@ class Proportional:
         The gain counts per cost, the cost being its share of the added parameters plus its share of the added FLOPs.
         """
         params, flops = sum(c.params for c in candidates), sum(c.flops for c in candidates)
+        if not candidates:
+            return {}
         rates = {
             c.where: max(c.gain, c.se, 1e-12) / (c.params / max(params, 1) + c.flops / max(flops, 1))
             for c in candidates

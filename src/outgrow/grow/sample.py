@@ -12,7 +12,11 @@ from torch.utils import _pytree as pytree
 from outgrow.errors import InputError
 from outgrow.net.inputs import Example
 
-CHUNK_FLOPS = 2e9  # of one forward pass: enough to keep a device busy, little enough memory
+CHUNK_FLOPS = 1.25e9  # of one forward pass: enough to keep a device busy, little enough memory
+STEP_BATCHES = 8  # of each part, at least, where standard errors are over batches
+WHOLE_BATCHES = 64  # of each part, at most, that are taken as they are
+
+Pieces = list[tuple[Any, int]]  # batches, each with its number of examples
 
 
 @dataclass(frozen=True)
@@ -20,12 +24,13 @@ class Batch:
     """Some examples.
 
     Args:
-        inputs: What the model is called with; every tensor in it has the examples along dimension 0.
+        inputs: What the model is called with; every tensor in it has the examples along dimension 0. For a step of
+            the user's own, what that is called with, of any type.
         target: What the loss is called with beside the output.
         size: Number of examples.
     """
 
-    inputs: Example
+    inputs: Any
     target: Any
     size: int
 
@@ -50,7 +55,7 @@ def examples_in(batches: Sequence[Batch]) -> int:
 
 def chunk_of(flops: int) -> int:
     """Return how many examples to put through a model at once, by its forward FLOPs of one example."""
-    return int(min(max(CHUNK_FLOPS / max(flops, 1), 64), 4096))
+    return int(min(max(CHUNK_FLOPS / max(flops, 1), 4), 4096))
 
 
 def draw(loader: Iterable[Any], count: int, device: torch.device, chunk: int = 256) -> Sample:
@@ -86,15 +91,56 @@ def draw(loader: Iterable[Any], count: int, device: torch.device, chunk: int = 2
     if seen < 4:
         raise InputError(f"a check needs at least four examples, the loader gave {seen}")
     half = min(count, seen // 2)
-    everything = (_cat(inputs), _cat(targets))
+    a, b = _halves((_cat(inputs), _cat(targets)), half, chunk, device)
+    return Sample(
+        [Batch(inputs, target, size) for (inputs, target), size in a],
+        [Batch(inputs, target, size) for (inputs, target), size in b],
+    )
 
-    def part(first: int) -> list[Batch]:
-        """Every other example, so that a loader in some order gives both parts the same distribution."""
-        pieces = -(-half // chunk)
-        stops = [half * i // pieces for i in range(pieces + 1)]  # of nearly equal size: no batch of one
-        return [_slice(everything, first + 2 * i, first + 2 * j, device) for i, j in pairwise(stops)]
 
-    return Sample(part(0), part(1))
+def draw_batches(loader: Iterable[Any], count: int, device: torch.device, chunk: int = 256) -> Sample:
+    """Read about the first `2 * count` examples of a loader of batches of any type, for a step of the user's own.
+
+    Batches that are nests of tensors with the examples along dimension 0 are split by examples, every other one for
+    each part, into at least `STEP_BATCHES` batches a part where there are that many examples: standard errors are then
+    over batches. All others, such as lists of strings, graphs or a single example, go to the two parts in turn, one
+    batch counting as one example, and no more than `WHOLE_BATCHES` of them are read for each part.
+
+    Args:
+        loader: Yields what the step takes; best shuffled and without augmentation.
+        count: Examples of each part; fewer where the loader ends.
+        device: Where the model is; tensors, and whatever has a method `to`, are moved there.
+        chunk: Examples that go through the model at once.
+
+    Returns:
+        The two parts; a batch's `inputs` is what the step takes.
+
+    Raises:
+        InputError: There are fewer than two batches for each part.
+    """
+    split: list[tuple[Any, int]] = []
+    whole: list[Any] = []
+    for item in loader:
+        length = _divisible(item)
+        if length is not None and length > 1:
+            split.append((item, length))
+        else:
+            whole.append(item)
+        if sum(size for _, size in split) + len(whole) >= 2 * count or len(whole) >= 2 * WHOLE_BATCHES:
+            break
+    a, b = _split_batches(split, count, chunk, device)
+    moved = [(_to(item, device), _divisible(item) or 1) for item in whole]
+    a, b = a + moved[::2], b + moved[1::2]
+    if min(len(a), len(b)) < 2:
+        raise InputError(
+            f"a check needs at least two batches to propose and two to judge, the loader gave {len(a)} and {len(b)}"
+        )
+    return Sample([Batch(item, None, size) for item, size in a], [Batch(item, None, size) for item, size in b])
+
+
+def few(inputs: Any, count: int) -> Any:
+    """Return the first examples of inputs or of a target."""
+    return pytree.tree_map(lambda leaf: leaf[:count] if isinstance(leaf, Tensor) and leaf.ndim else leaf, inputs)
 
 
 def as_tensors(inputs: Example) -> list[Tensor]:
@@ -128,7 +174,62 @@ def _cat(parts: list[Any]) -> Any:
         raise InputError(f"the batches of the loader can't be put together: {error}") from error
 
 
-def _slice(pair: Any, start: int, stop: int, device: torch.device) -> Batch:
-    """Every other example from `start` to before `stop`."""
-    inputs, target = pytree.tree_map(lambda t: t[start:stop:2].to(device) if isinstance(t, Tensor) else t, pair)
-    return Batch(inputs, target, (stop - start) // 2)
+def _halves(everything: Any, half: int, chunk: int, device: torch.device) -> tuple[Pieces, Pieces]:
+    """Split a nest into two parts of every other example each, so that a loader in some order gives both the same."""
+    pieces = -(-half // chunk)
+    stops = [half * i // pieces for i in range(pieces + 1)]  # of nearly equal size: no batch of one
+
+    def part(first: int) -> Pieces:
+        return [(_every_other(everything, first + 2 * i, first + 2 * j, device), j - i) for i, j in pairwise(stops)]
+
+    return part(0), part(1)
+
+
+def _every_other(everything: Any, start: int, stop: int, device: torch.device) -> Any:
+    def taken(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor):
+            return leaf
+        return (leaf[start:stop:2] if leaf.ndim else leaf).to(device)
+
+    return pytree.tree_map(taken, everything)
+
+
+def _split_batches(
+    items: Sequence[tuple[Any, int]], count: int, chunk: int, device: torch.device
+) -> tuple[Pieces, Pieces]:
+    """Split batches of several examples, put together first where they are alike."""
+    if not items:
+        return [], []
+    if _alike([item for item, _ in items]):
+        items = [(_cat([item for item, _ in items]), sum(size for _, size in items))]
+    half = min(sum(size // 2 for _, size in items), count)
+    chunk = max(min(chunk, half // STEP_BATCHES), 1)
+    halves = [_halves(item, min(size // 2, count), chunk, device) for item, size in items]
+    return [piece for a, _ in halves for piece in a], [piece for _, b in halves for piece in b]
+
+
+def _divisible(item: Any) -> int | None:
+    """The number of examples of a batch that can be split by them, else None."""
+    # beside tensors only None, flags and, as values of a dict, numbers and strings: in a list they may be examples
+    for path, leaf in pytree.tree_flatten_with_path(item)[0]:
+        named = bool(path) and isinstance(path[-1], pytree.MappingKey) and isinstance(leaf, (int, float, str))
+        if not (isinstance(leaf, (Tensor, bool)) or leaf is None or named):
+            return None
+    lengths = {len(leaf) for leaf in as_tensors(item) if leaf.ndim}
+    return lengths.pop() if len(lengths) == 1 else None
+
+
+def _alike(items: Sequence[Any]) -> bool:
+    """Whether batches differ in nothing but their examples."""
+
+    def kind(item: Any) -> Any:
+        leaves, spec = pytree.tree_flatten(item)
+        return spec, [
+            (leaf.shape[1:], leaf.dtype) if isinstance(leaf, Tensor) and leaf.ndim else str(leaf) for leaf in leaves
+        ]
+
+    return all(kind(item) == kind(items[0]) for item in items[1:])
+
+
+def _to(item: Any, device: torch.device) -> Any:
+    return pytree.tree_map(lambda leaf: leaf.to(device) if hasattr(leaf, "to") else leaf, item)

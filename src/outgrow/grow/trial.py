@@ -1,25 +1,29 @@
-"""A trial: a copy of the model with the proposed units of every axis at once, on which they are scored and judged.
+"""A trial: pools of new units of every axis at once, ordered, scored and judged on a copy of the model (`stage`).
 
-The new units of all axes hang on zero columns, so they change nothing and don't see each other; what a consumer reads
-from them is what the real network would let it read, through norms, pooling, sums and concatenations.
+What is proposed on an axis is a pool: units that don't fire are drawn anew, and all are ordered by what each adds to
+those before it (`selection`). "The first units" are those of that order.
 """
 
-import copy
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from outgrow.grow.folds import best_on_the_other, drop, folds
 from outgrow.grow.gain import Judgement, judge
-from outgrow.grow.moments import take_moments
+from outgrow.grow.moments import Moments, merged, take_moments
 from outgrow.grow.objective import Objective, Tangent
 from outgrow.grow.patches import is_mixer
 from outgrow.grow.sample import Batch
-from outgrow.grow.score import increase, natural_step
+from outgrow.grow.selection import Reading, greedy
+from outgrow.grow.stage import Stage
 from outgrow.net.axis import Axis, Member
-from outgrow.net.inputs import call
-from outgrow.net.surgery import tensors_of
-from outgrow.net.widening import Widening, widen
+from outgrow.net.widening import Widening
+
+DAMPINGS = (0.01, 0.1, 1.0, 10.0)  # of the mean diagonal, to choose from
+DAMPING = 0.3  # where a layer is too wide to choose
+WIDE = 2048  # features of a layer, beyond which factors are not kept fold by fold
 
 
 class Trial:
@@ -28,11 +32,23 @@ class Trial:
     Args:
         model: The model as it is; not changed.
         found: All its axes.
-        widenings: The units proposed, at most one entry an axis.
-        batches: Part A of the sample.
+        widenings: The units proposed, at most one entry an axis; at least as many as will be asked for.
+        batches: Part A of the sample, at least two examples.
         objective: What the model is trained for.
         generator: Draws rows that the widenings leave open, positions and noise.
-        damping: Share of the mean diagonal that is added to every factor.
+        damping: Share of the mean diagonal that is added to every factor. Chosen among `DAMPINGS` where absent, for
+            each axis and for the present step, by what the step of one half of the batches does in K-FAC's quadratic of
+            the other; `DAMPING` where a layer reads more than `WIDE` features.
+        positions: How many positions of each example are read, by layer; see `take_moments`.
+        settle_all: Whether all running statistics of BatchNorm in training are computed anew on the batches, and not
+            those of new channels only: the running ones lag in the first steps of a run.
+
+    Attributes:
+        model: The copy with the units, in eval mode.
+        moments: Of every layer that reads an axis on trial.
+        orders: The units of each axis, the best first [pool].
+        dampings: The damping of each axis.
+        factor_flops: FLOPs of the moments and of factorising them.
     """
 
     def __init__(
@@ -43,19 +59,26 @@ class Trial:
         batches: Sequence[Batch],
         objective: Objective,
         generator: torch.Generator,
-        damping: float,
+        damping: float | None = None,
+        *,
+        positions: Mapping[str, int] | None = None,
+        settle_all: bool = False,
     ) -> None:
-        self.model = copy.deepcopy(model).eval()
-        self.model.zero_grad(set_to_none=True)
-        self.objective, self.damping = objective, damping
-        self._edit = widen(self.model, found, widenings, generator)
-        self._changes = {change.name: change for change in self._edit.changes}
-        self._before = {axis.name: axis for axis in found}
-        self._after = {axis.name: axis for axis in self._edit.axes}
-        self._settle_statistics(batches)
-        layers = [m.module for w in widenings for m in w.axis.consumers if m.tensor == f"{m.module}.weight"]
-        self.moments = take_moments(self.model, list(dict.fromkeys(layers)), batches, objective, generator)
-        self.factor_flops = sum(moments.flops for moments in self.moments.values())
+        self._stage = Stage(model, found, widenings, batches, objective, generator, settle_all)
+        self.model, self.objective, self._damping, self._generator = self._stage.model, objective, damping, generator
+        reading = [m for axis in self._stage.axes.values() for m in axis.consumers if m.tensor.endswith("weight")]
+        layers = list(dict.fromkeys(m.module for m in reading))
+        choose = damping is None and not any(_features(self.model, path) > WIDE for path in layers)
+        parts = folds(batches) if choose else (batches,)
+        taken = [take_moments(self.model, layers, p, objective, generator, positions=positions) for p in parts]
+        self.moments = merged(taken)
+        pools = {name: [self._readings(name, part) for part in taken] for name in self._stage.axes}
+        self.dampings = {name: self._chosen(folded) for name, folded in pools.items()}
+        self._present_damping = self._chosen([[self._present(path, m) for path, m in p.items()] for p in taken])
+        self.orders = {name: self._order(name) for name in self._stage.axes}
+        factors = sum(size**3 // 3 for moments in self.moments.values() for size in moments.G.shape)
+        self.factor_flops = sum(moments.flops for part in taken for moments in part.values()) + factors
+        self.factor_flops += len(parts) * len(DAMPINGS) * factors if choose else 0
         self.model.requires_grad_(False)
 
     def scored(self, axis: str, units: int) -> tuple[float, float, Tangent]:
@@ -64,66 +87,92 @@ class Trial:
         The sums run over the layers that read the axis, each under its own K-FAC factors; layers without moments, whose
         weights are used without calling them, count for nothing.
         """
-        score, bound, tangent = 0.0, 0.0, dict[str, Tensor]()
-        for member in self._after[axis].consumers:
+        score, bound, tangent, chosen = 0.0, 0.0, dict[str, Tensor](), self.orders[axis][:units]
+        for member in self._stage.axes[axis].consumers:
             moments = self.moments.get(member.module)
             if moments is None:
                 continue
-            rows, inputs = self._kept(member.module)
-            present = moments.features_of(inputs, bias=True)
-            new = moments.features_of(self._new(axis, member, units).flatten())
-            found = increase(moments.A, moments.S[rows][:, rows], moments.G[rows], present, new, self.damping)
+            found = self._reading(axis, member, moments).chosen(chosen).increase(self.dampings[axis])
             score, bound = score + found.score, bound + found.bound
+            rows, inputs = self._stage.kept(member.module)
             step = torch.zeros_like(moments.G)
-            step[rows[:, None], new] = found.new
-            step[rows[:, None], present] = found.present
+            step[rows[:, None], moments.features_of(self._stage.new(axis, member, chosen).flatten())] = found.new
+            step[rows[:, None], moments.features_of(inputs, bias=True)] = found.present
             tangent.update(self._tangent(member.module, step))
         return score, bound, tangent
 
+    def gradient(self, axis: str, units: int) -> float:
+        """Return the norm of the gradient with respect to the columns that read the first `units` new units."""
+        squares, chosen = 0.0, self.orders[axis][:units]
+        for member in self._stage.axes[axis].consumers:
+            if moments := self.moments.get(member.module):
+                rows, _ = self._stage.kept(member.module)
+                new = moments.features_of(self._stage.new(axis, member, chosen).flatten())
+                squares += float(moments.G[rows][:, new].square().sum())
+        return math.sqrt(squares)
+
     def judged(self, tangents: Sequence[Tangent], batches: Sequence[Batch]) -> Judgement:
         """Judge steps on part B, in one pass."""
-        return judge(self.model, tangents, batches, self.objective)
+        return judge(self.model, tangents, batches, self.objective, self._generator)
 
     def present_step(self) -> Tangent:
         """Return the natural-gradient step of the present weights, in every layer that reads an axis on trial."""
         tangent: dict[str, Tensor] = {}
         for path, moments in self.moments.items():
-            rows, inputs = self._kept(path)
-            features = moments.features_of(inputs, bias=True)
-            A, S, G = moments.A[features][:, features], moments.S[rows][:, rows], moments.G[rows][:, features]
+            rows, inputs = self._stage.kept(path)
             step = torch.zeros_like(moments.G)
-            step[rows[:, None], features] = natural_step(A, S, G, self.damping)
+            present = self._present(path, moments).step(self._present_damping)
+            step[rows[:, None], moments.features_of(inputs, bias=True)] = present
             tangent.update(self._tangent(path, step))
         return tangent
 
     def widening(self, axis: str, units: int) -> Widening:
-        """Return the first `units` new units of an axis as an edit of the real model, with all they need."""
-        now = self._after[axis]
-        tensors = tensors_of(self.model)
-        rows, channels = {}, {}
-        for member in now.members:
-            change = self._changes[member.tensor]
-            where = list(change.keep)
-            where[member.dim] = self._new(axis, member, units).flatten()
-            grid = torch.meshgrid(*where, indexing="ij")
-            if "out" in member.roles:
-                rows[member.tensor] = tensors[member.tensor][grid].clone()
-            elif "channel" in member.roles:
-                channels[member.tensor] = tensors[member.tensor][grid].clone()
-        return Widening(self._before[axis], units, rows, channels)
+        """Return the first `units` new units of an axis, in order, as an edit of the real model with all they need."""
+        return self._stage.widening(axis, self.orders[axis][:units])
 
-    def _new(self, axis: str, member: Member, units: int) -> Tensor:
-        """Where the first new units sit [units, entries]."""
-        start = self._before[axis].size
-        return member.index[start : start + units]
+    def written(self, steps: Sequence[tuple[Tangent, float]], units: Mapping[str, int]) -> dict[str, Tensor]:
+        """Return what steps add to the tensors of the real model once it has been widened.
 
-    def _kept(self, path: str) -> tuple[Tensor, Tensor]:
-        """Where the outputs and the input channels that the real model's layer has now are."""
-        change = self._changes.get(f"{path}.weight")
-        weight = self.model.get_submodule(path).weight
-        assert isinstance(weight, Tensor)
-        rows, inputs = change.keep[:2] if change else map(torch.arange, weight.shape[:2])
-        return rows, inputs
+        Args:
+            steps: Tangents of this trial, and how far along each.
+            units: How many units of which axes the real model got, each by `widening`.
+
+        Returns:
+            The sum of the steps by name, in the shapes that the tensors have after the edit. Where the steps move no
+            other new units, and present statistics were left alone, the real model then computes what this one does
+            with the steps taken.
+        """
+        return self._stage.written(steps, {name: self.orders[name][:count] for name, count in units.items()})
+
+    def _readings(self, axis: str, moments: Mapping[str, Moments]) -> list[Reading]:
+        """How the layers that read an axis read its pool."""
+        members = [m for m in self._stage.axes[axis].consumers if m.module in moments]
+        return [self._reading(axis, member, moments[member.module]) for member in members]
+
+    def _reading(self, axis: str, member: Member, moments: Moments) -> Reading:
+        rows, inputs = self._stage.kept(member.module)
+        new = self._stage.new(axis, member)
+        at = torch.cat([moments.features_of(inputs, bias=True), moments.features_of(new.flatten())])
+        entries = new.shape[1] * moments.kernel
+        return Reading(moments.A[at][:, at], moments.S[rows][:, rows], moments.G[rows][:, at], len(new), entries)
+
+    def _present(self, path: str, moments: Moments) -> Reading:
+        """How a layer reads its present features, with no units beside."""
+        rows, inputs = self._stage.kept(path)
+        at = moments.features_of(inputs, bias=True)
+        return Reading(moments.A[at][:, at], moments.S[rows][:, rows], moments.G[rows][:, at], 0, 1)
+
+    def _chosen(self, parts: Sequence[Sequence[Reading]]) -> float:
+        """The damping whose step from one fold drops K-FAC's quadratic of the other most."""
+        if self._damping is not None:
+            return self._damping
+        same = len({len(part) for part in parts}) == 1
+        return best_on_the_other(DAMPINGS, parts, held_out_value) if len(parts) == 2 and same else DAMPING
+
+    def _order(self, axis: str) -> Tensor:
+        readings = self._readings(axis, self.moments)
+        pool = len(self._stage.new(axis, self._stage.axes[axis].members[0]))
+        return greedy(readings, self.dampings[axis]) if readings else torch.arange(pool)
 
     def _tangent(self, path: str, step: Tensor) -> Tangent:
         """Split a step [outputs, features] into those of weight and bias."""
@@ -136,42 +185,26 @@ class Trial:
             found[f"{path}.bias"] = step[:, inputs].to(weight.dtype)
         return found
 
-    @torch.no_grad()
-    def _settle_statistics(self, batches: Sequence[Batch]) -> None:
-        """Give the new channels of every BatchNorm the mean and variance of what reaches it, in eval mode.
 
-        What new channels hand on is read through zero columns, so one pass does for all norms.
-        """
-        norms = {
-            path: module
-            for path, module in self.model.named_modules()
-            if isinstance(module, nn.modules.batchnorm._BatchNorm) and f"{path}.running_mean" in self._changes
-        }
-        if not norms:
-            return
-        sums = {path: torch.zeros(3, norm.num_features, dtype=torch.float64) for path, norm in norms.items()}
+def held_out_value(damping: float, make: Sequence[Reading], test: Sequence[Reading]) -> float:
+    """Return what the step V that one fold makes takes off K-FAC's quadratic of another, over all layers.
 
-        def add(path: str, x: Tensor) -> None:
-            x = x.transpose(0, 1).flatten(1).double()
-            count = torch.full((len(x),), float(x.shape[1]), device=x.device)
-            sums[path] = sums[path].to(x.device) + torch.stack([count, x.sum(1), x.square().sum(1)])
+    At its best multiple that is (sum Tr V^T G)^2 / (2 sum Tr V A V^T S), with the other fold's moments.
 
-        handles = [
-            norm.register_forward_pre_hook(lambda _, inputs, path=path: add(path, inputs[0]))
-            for path, norm in norms.items()
-        ]
-        for batch in batches:
-            call(self.model, batch.inputs)
-        for handle in handles:
-            handle.remove()
-        for path, (count, total, squares) in sums.items():
-            mean = total / count
-            var = (squares - count * mean.square()).clamp_min(0) / (count - 1).clamp_min(1)
-            for key, value in (("running_mean", mean), ("running_var", var)):
-                change = self._changes[f"{path}.{key}"]
-                statistics = change.new
-                statistics.copy_(value)
-                statistics[change.keep[0]] = change.old
+    Args:
+        damping: Of the step.
+        make: Layers as read on the fold that makes the step.
+        test: The same layers on the other one.
+
+    Returns:
+        The drop [nats]; 0 where the step climbs there.
+    """
+    slope, curvature = 0.0, 0.0
+    for one, other in zip(make, test, strict=True):
+        step = one.step(damping)
+        slope -= float((step * other.G).sum())
+        curvature += float((step @ other.A * (other.S @ step)).sum())
+    return drop(slope, curvature)
 
 
 def can_try(model: nn.Module, axis: Axis) -> str:
@@ -191,3 +224,9 @@ def can_try(model: nn.Module, axis: Axis) -> str:
 def tried(model: nn.Module, found: Sequence[Axis], units: Mapping[str, int]) -> list[Axis]:
     """Return the axes that can be tried and that `units` has any for."""
     return [axis for axis in found if units.get(axis.name, 0) > 0 and not can_try(model, axis)]
+
+
+def _features(model: nn.Module, path: str) -> int:
+    weight = model.get_submodule(path).weight
+    assert isinstance(weight, Tensor)
+    return weight[0].numel()

@@ -48,13 +48,16 @@ def _tried(seen: Survey, insertion: Insertion, counts: Sequence[Setting]) -> tup
             undo.callback(insert_(seen.model, insertion))
             settings = (*counts, *_renumbered(seen.model, insertion.parent, numbers))
             undo.callback(apply_settings_(seen.model, settings))
-            tried = observe(seen.model, seen.example, insertion.modules)
+            blocks = [*seen.model.get_submodule(insertion.parent).children()]
+            tried = observe(seen.model, seen.example, blocks)
             moved = change(seen.forward.outputs, tried.outputs)
     except Exception as error:
         raise NoPlaceError(f"the model fails with a block there: {error}") from error
     (block,) = insertion.modules
     if (calls := tried.counts[block]) != 1:
         raise NoPlaceError(f"a block there is called {calls} times in a forward pass, expected once")
+    if any(tried.counts[other] != seen.forward.counts[other] for other in blocks if other is not block):
+        raise NoPlaceError("with a block there another one is called more or less often")
     if not moved <= tolerance(seen.model):
         raise NoPlaceError(f"with a block there an output moves by {moved:.1e} of its scale")
     return tried, settings

@@ -1,7 +1,7 @@
 """Insert a block at a place, by hand."""
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -71,11 +71,84 @@ def deepen_(
         raise GrowthError(f"expected init to be one of {', '.join(INITS)}, got '{init}'")
     with survey(model, example) as seen:
         found = find_place(seen, place.name if isinstance(place, Place) else place)
-    with _drawn_from(generator, model):
-        insertion = _insertion(model, found, init)
+    insertion = prepared(model, found, init, generator)
+    return _inserted(model, seen.example, found, insertion, optimizer, averages)
 
+
+def insert_block_(
+    model: nn.Module,
+    insertion: Insertion,
+    *,
+    example: Example,
+    optimizer: Optimizer | None = None,
+    averages: Sequence[AveragedModel] = (),
+) -> Edit:
+    """Insert a block that was prepared for this very model, in place, verified like any other.
+
+    What has to be set beside it is looked for anew, so that several blocks can go in one after the other, in the order
+    that `late_first` gives: a block in front of them would give the modules behind it other names.
+
+    Args:
+        model: Any module.
+        insertion: What `prepared` made; its weights are taken as they are.
+        example: One input: a tensor, a tuple of positional or a dict of keyword arguments.
+        optimizer: Gets the new parameters.
+        averages: Averaged weights of the model.
+
+    Returns:
+        The edit, as `deepen_` returns it.
+
+    Raises:
+        GrowthError: The place is no longer there; everything is as before.
+        EditError: The function would have changed; everything is as before.
+    """
+    name = f"{insertion.parent}.{insertion.child}".strip(".")
+    with survey(model, example) as seen:
+        found = find_place(seen, name)
+    if (found.parent, found.child) != (insertion.parent, insertion.child):
+        raise GrowthError(f"expected a place behind '{name}' for the prepared block, found one behind '{found.name}'")
+    return _inserted(model, seen.example, found, insertion, optimizer, averages)
+
+
+def prepared(model: nn.Module, place: Place, init: str = "copy", generator: torch.Generator | None = None) -> Insertion:
+    """Make the modules that go to a place of the model as it is; they are not put into it.
+
+    Args:
+        model: Not changed.
+        place: One that `places` has found in the model as it is.
+        init: As for `deepen_`.
+        generator: As for `deepen_`.
+
+    Returns:
+        The modules, which hand their input on.
+
+    Raises:
+        GrowthError: No block can go there.
+    """
+    if place.recipe is None:
+        raise GrowthError(f"no block can go behind '{place.name}': {place.reason}")
+    with _drawn_from(generator, model):
+        if isinstance(place.recipe, BlockCopy):
+            return _copied(model, place, place.recipe, init)
+        return _layered(model, place, place.recipe)
+
+
+def late_first(model: nn.Module, found: Iterable[Place]) -> list[Place]:
+    """Return places in the order in which blocks can go in one by one: the last of the model first."""
+    order = {path: at for at, (path, _) in enumerate(model.named_modules())}
+    return sorted(found, key=lambda place: order[place.name], reverse=True)
+
+
+def _inserted(
+    model: nn.Module,
+    example: Example,
+    place: Place,
+    insertion: Insertion,
+    optimizer: Optimizer | None,
+    averages: Sequence[AveragedModel],
+) -> Edit:
     def edited() -> Edit:
-        return verified(model, seen.example, lambda: _apply(model, found, insertion))
+        return verified(model, example, lambda: _apply(model, place, insertion))
 
     return followed(model, edited, optimizer, averages)
 
@@ -85,14 +158,6 @@ def _apply(model: nn.Module, place: Place, insertion: Insertion) -> Edit:
     edit.on_undo(insert_(model, insertion))
     edit.on_undo(apply_settings_(model, place.settings))
     return edit
-
-
-def _insertion(model: nn.Module, place: Place, init: str) -> Insertion:
-    """Make the modules that go to a place that was just found; they are not yet in the model."""
-    if isinstance(place.recipe, BlockCopy):
-        return _copied(model, place, place.recipe, init)
-    assert place.recipe is not None  # find_place returns none where no block can go
-    return _layered(model, place, place.recipe)
 
 
 def _copied(model: nn.Module, place: Place, recipe: BlockCopy, init: str) -> Insertion:

@@ -11,21 +11,31 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
 from outgrow.errors import EditError, InputError
-from outgrow.grow.check import Chosen, Verdict, check
+from outgrow.grow.block import can_try_place
+from outgrow.grow.check import Verdict, check
 from outgrow.grow.curvature import Loss
+from outgrow.grow.effort import START_FLOPS, Effort, Workload, loads_of
 from outgrow.grow.event import Event, Growth
-from outgrow.grow.objective import OutputLoss
+from outgrow.grow.panel import Block, Setup, Units
 from outgrow.grow.policy import Policy, Proportional, Situation
+from outgrow.grow.precision import full_precision
 from outgrow.grow.proposals import NAMES as PROPOSALS
-from outgrow.grow.sample import Batch, as_tensors, chunk_of, device_of, draw
+from outgrow.grow.sample import Sample, as_tensors, chunk_of, device_of, draw, draw_batches, examples_in, few
+from outgrow.grow.step import Step, objective_of
 from outgrow.grow.trial import can_try
 from outgrow.net.axes import axes
 from outgrow.net.axis import Axis
-from outgrow.net.cost import flops, parameters, parameters_after
+from outgrow.net.cost import flops_by_weight, parameters, parameters_after
+from outgrow.net.deepen import insert_block_, late_first
 from outgrow.net.edit import Edit
 from outgrow.net.inputs import Example
 from outgrow.net.newborns import Newborns
+from outgrow.net.place import Place
+from outgrow.net.places import places
 from outgrow.net.widen import apply_
+
+SAMPLE_BOUNDS = (128, 16_384)  # examples of each part of a check, where its cost decides
+VERIFIED = 32  # examples on which an edit is verified
 
 
 class Grower:
@@ -34,68 +44,87 @@ class Grower:
     Args:
         model: Any module that `torch.export` can export; edited in place.
         optimizer: Its optimizer; gets the new parameters, and keeps the state of the old ones.
-        loss: Mean loss of an output and a target, twice differentiable in the output.
+        loss: Mean loss of an output and a target, twice differentiable and convex in the output, such as
+            cross-entropy; or L1's and Huber's, whose straight lines count as curved (robust Gauss-Newton). The output
+            is what the model returns: a tensor, or a nest of tensors. None where `step` is given.
         example: One input: a tensor, a tuple of positional or a dict of keyword arguments.
         max_params: Budget of parameters; None for none.
+        step: In place of `loss`, for whatever that can't say: called with the model and a batch of the loader, of any
+            type, it returns their mean loss, without `backward`. Less is known then: see `outgrow.grow.step`.
         policy: When to look and what to add, in place of `Proportional(max_params)`.
         averages: Averaged weights of the model, which grow along.
         before_growth: Called with the verdict when the network is about to grow: the moment to save a size.
         sample: Examples that propose units at a check; as many fresh ones judge them.
-        proposal: How units are proposed: `random`, or `closed` for the closed form.
-        damping: Share of the mean diagonal that is added to every K-FAC factor.
+        check_flops: Floating-point operations that a check may take, in place of `sample`: as many examples are read as
+            that affords (128 to 16,384), and as many positions of them as the layers' dimensions ask for. Two cores do
+            60 GFLOP a second, about.
+        proposal: How units are proposed: `random`, `closed`, `gradmax`, `split` or `mixed`; see
+            `outgrow.grow.proposals`.
+        damping: Share of the mean diagonal that is added to every K-FAC factor; chosen on held-out data where absent.
+        jump_start: Whether the step that the gain stands for is taken: the network starts to use new units at once,
+            and its function changes. They start unused otherwise.
         seed: Seed of everything random in the checks.
 
     Attributes:
         axes: Every axis of the model as it is now.
         history: Every check so far that looked at candidates.
-        flops: Forward FLOPs of one example of the model as it is now.
 
     Raises:
         InputError: The model can't be exported, or nothing of it can grow, or the budget is below its size, or the
-            optimizer has none of its parameters, or both a budget and a policy are given, or another argument is out
-            of range.
+            optimizer has none of its parameters, or both a budget and a policy are given, or both or neither of loss
+            and step, or another argument is out of range.
 
     Examples:
-        >>> torch.manual_seed(0) and None
+        >>> torch.manual_seed(1) and None
         >>> x = torch.randn(512, 5)
         >>> y = x.square().sum(1, keepdim=True)
-        >>> model = nn.Sequential(nn.Linear(5, 2), nn.ReLU(), nn.Linear(2, 1))
-        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> model = nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 1))
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.02)
         >>> grower = Grower(model, optimizer, nn.functional.mse_loss, x[:1], max_params=50)
+        >>> for _ in range(100):
+        ...     optimizer.zero_grad()
+        ...     nn.functional.mse_loss(model(x), y).backward()
+        ...     optimizer.step()
         >>> event = grower.check([(x, y)])
         >>> event.params_before, event.params_after, model[0].out_features
-        (15, 22, 3)
+        (29, 43, 6)
     """
 
     def __init__(
         self,
         model: nn.Module,
         optimizer: Optimizer,
-        loss: Loss,
+        loss: Loss | None,
         example: Example,
         *,
+        step: Step | None = None,
         max_params: int | None = None,
         policy: Policy | None = None,
         averages: Sequence[AveragedModel] = (),
         before_growth: Callable[[Verdict], None] | None = None,
         sample: int = 1024,
+        check_flops: float | None = None,
         proposal: str = "random",
-        damping: float = 0.3,
+        damping: float | None = None,
+        jump_start: bool = False,
         seed: int = 0,
     ) -> None:
-        self.model, self.optimizer, self.loss, self.example = model, optimizer, loss, example
+        self.model, self.optimizer, self.example = model, optimizer, example
+        self.loss, self.step, self._objective = loss, step, objective_of(loss, step)
         self.policy: Policy = policy if policy is not None else Proportional(max_params)
-        self.averages, self.sample, self.proposal, self.damping = tuple(averages), sample, proposal, damping
+        self.averages, self.sample, self.check_flops = tuple(averages), sample, check_flops
+        self.proposal, self.damping, self.jump_start = proposal, damping, jump_start
         self.before_growth = before_growth
         self.history: list[Event] = []
-        self.axes: list[Axis] = [
-            replace(a, growable=not why, reason=why) for a in axes(model, example) for why in [can_try(model, a)]
-        ]
-        self.flops = self._count_flops()
+        self.axes: list[Axis] = self._find_axes()
+        self._places: list[Place] | None = None
+        self._look()
         self._generator = torch.Generator().manual_seed(seed)
         owned = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
         if policy is not None and max_params is not None:
             raise InputError("give either max_params or a policy, which has a budget of its own")
+        if check_flops is not None and not check_flops > 0:
+            raise InputError(f"expected check_flops above zero, got {check_flops}")
         if sample < 2:
             raise InputError(f"expected a sample of at least 2 examples, got {sample}")
         if proposal not in PROPOSALS:
@@ -117,8 +146,29 @@ class Grower:
         """Units of every axis that can grow, by name."""
         return {axis.name: axis.size for axis in self.axes if axis.growable}
 
-    def _count_flops(self) -> int:
-        return flops(self.model, self.example) // len(as_tensors(self.example)[0])
+    @property
+    def flops(self) -> int:
+        """Forward FLOPs of one example of the model as it is now."""
+        return sum(self._counts.values())
+
+    @property
+    def start_flops(self) -> float:
+        """What starting one pass through the model costs, in the FLOPs that could be done meanwhile."""
+        return self._work.start
+
+    @property
+    def places(self) -> list[Place]:
+        """Every place of the model as it is now where a block can be tried; looked for when first asked."""
+        if self._places is None:
+            self._places = [place for place in places(self.model, self.example) if not can_try_place(self.model, place)]
+        return self._places
+
+    def effort(self) -> Effort:
+        """Return how many examples and positions the next check reads, and what it costs, before it starts."""
+        if self.check_flops is None:
+            return self._work.effort(self.sample)
+        found = self._work.affordable(self.check_flops, *SAMPLE_BOUNDS)
+        return found if found.examples >= SAMPLE_BOUNDS[0] else self._work.effort(SAMPLE_BOUNDS[0], 0)
 
     def situation(self, progress: float | None = None) -> Situation:
         """Return what a policy sees now; `progress` is the share of the run that is over, 0 to 1."""
@@ -128,14 +178,15 @@ class Grower:
             params_after=lambda units: parameters_after(self.model, self.axes, units),
             progress=progress,
             history=tuple(self.history),
+            places=lambda: tuple(place.name for place in self.places),
         )
 
     def check(self, loader: Iterable[Any], progress: float | None = None) -> Event:
         """Look whether the network should grow, and let it grow; costs nothing while the policy says it is not time.
 
         Args:
-            loader: Yields (inputs, target); the first `2 * sample` examples are read. Best shuffled, without
-                augmentation.
+            loader: Yields (inputs, target), or what `step` takes; the first `2 * sample` examples are read. Best
+                shuffled, without augmentation.
             progress: Share of the run that is over, 0 to 1, where it is known: the policy then spreads its events.
 
         Returns:
@@ -153,31 +204,22 @@ class Grower:
         if proposed is None:
             return Event(0, None, (), (), now.params, now.params, "not yet due", 0.0, 0, progress)
         number = len(self.history) + 1
-        if not proposed.units:
+        if not proposed.units and not proposed.blocks:
             self.history.append(Event(number, None, (), (), now.params, now.params, proposed.reason, 0.0, 0, progress))
             return self.history[-1]
         if not all(bool(parameter.isfinite().all()) for parameter in self.model.parameters()):
             raise FloatingPointError("the model's weights are no longer finite: lower the learning rate")
-        sample = draw(loader, self.sample, device_of(self.model), chunk_of(self.flops))
-        verdict = check(
-            self.model,
-            self.axes,
-            proposed.units,
-            sample=sample,
-            objective=OutputLoss(self.loss),
-            example=self.example,
-            policy=self.policy,
-            now=now,
-            generator=self._generator,
-            damping=self.damping,
-            proposal=self.proposal,
-        )
-        if verdict.chosen and self.before_growth is not None:
+        effort = self.effort()
+        read = draw if self.step is None else draw_batches
+        sample = read(loader, effort.examples, device_of(self.model), chunk_of(self.flops))
+        with full_precision():
+            verdict = check(self._setup(sample, effort), proposed, self.policy, now)
+        if (verdict.units or verdict.blocks) and self.before_growth is not None:
             paused = time.perf_counter()
             self.before_growth(verdict)
             started += time.perf_counter() - paused  # saving a size is not part of the check
-        growths = self._apply(verdict.chosen, sample.b[0])
-        self.flops = self._count_flops() if growths else self.flops
+        with full_precision():
+            growths = self._grow(verdict, self.example if self.loss is None else few(sample.b[0].inputs, VERIFIED))
         event = Event(
             event=number,
             gain_now=verdict.gain_now,
@@ -189,45 +231,95 @@ class Grower:
             seconds=time.perf_counter() - started,
             flops=verdict.flops,
             progress=progress,
+            examples=examples_in(sample.b),
         )
         self.history.append(event)
         return event
 
-    def _apply(self, chosen: Sequence[Chosen], batch: Batch) -> tuple[Growth, ...]:
-        """Apply growths in one edit; where that fails, without those that fail alone, whose axes are frozen."""
+    def _find_axes(self) -> list[Axis]:
+        """The axes of the model, those that can't be tried fixed."""
+        found = axes(self.model, self.example)
+        return [replace(a, growable=not why, reason=why) for a in found for why in [can_try(self.model, a)]]
+
+    def _look(self) -> None:
+        """Count what depends on the model's sizes."""
+        self._places = None
+        rows = len(as_tensors(self.example)[0])
+        self._counts = {name: count // rows for name, count in flops_by_weight(self.model, self.example).items()}
+        growable = [axis for axis in self.axes if axis.growable]
+        layers = [member.module for axis in growable for member in axis.consumers]
+        leaves = sum(1 for module in self.model.modules() if next(module.children(), None) is None)
+        loads = loads_of(self.model, dict.fromkeys(layers), self.example)
+        self._work = Workload(loads, self.flops, 1 + len(growable), START_FLOPS * leaves)
+
+    def _setup(self, sample: Sample, effort: Effort) -> Setup:
+        return Setup(
+            model=self.model,
+            axes=self.axes,
+            places=self.places if self._places is not None else (),
+            counts=self._counts,
+            sample=sample,
+            objective=self._objective,
+            example=self.example,
+            generator=self._generator,
+            damping=self.damping,
+            proposal=self.proposal,
+            positions=effort.positions,
+        )
+
+    def _grow(self, verdict: Verdict, inputs: Example) -> tuple[Growth, ...]:
+        """Apply what was decided on."""
+        growths = (*self._widen(verdict.units, inputs), *self._insert(verdict.blocks, inputs))
+        if self.jump_start and len(growths) == len(verdict.units) + len(verdict.blocks):
+            self._jump(verdict)
+        if growths:
+            self._look()
+        return growths
+
+    @torch.no_grad()
+    def _jump(self, verdict: Verdict) -> None:
+        """Take the steps that the gains stand for."""
+        for name, step in verdict.step.items():
+            self.model.get_parameter(name).add_(step)
+        for block in verdict.blocks:
+            for name, value in block.written(self.model).items():
+                self.model.get_parameter(name).copy_(value)
+
+    def _widen(self, chosen: Sequence[Units], inputs: Example) -> tuple[Growth, ...]:
+        """Add units in one edit; where that fails, without those that fail alone, whose axes are frozen."""
         if not chosen:
             return ()
         try:
-            return self._applied(chosen, self._edit(chosen, batch))
+            return self._widened(chosen, self._edit(chosen, inputs))
         except EditError as error:
-            failed = {one.widening.axis.name: why for one in chosen if (why := self._failure(one, batch))}
+            failed = {one.widening.axis.name: why for one in chosen if (why := self._failure(one, inputs))}
             failed = failed or {chosen[-1].widening.axis.name: str(error)}  # each one alone would do, not all together
         self.axes = [
             replace(axis, growable=False, reason=failed[axis.name]) if axis.name in failed else axis
             for axis in self.axes
         ]
-        return self._apply([one for one in chosen if one.widening.axis.name not in failed], batch)
+        return self._widen([one for one in chosen if one.widening.axis.name not in failed], inputs)
 
-    def _failure(self, one: Chosen, batch: Batch) -> str:
-        """Why a growth can't be applied by itself, or an empty string."""
+    def _failure(self, one: Units, inputs: Example) -> str:
+        """Why units can't be added by themselves, or an empty string."""
         try:
-            self._edit([one], batch).undo()
+            self._edit([one], inputs).undo()
         except EditError as error:
             return str(error)
         return ""
 
-    def _edit(self, chosen: Sequence[Chosen], batch: Batch) -> Edit:
+    def _edit(self, chosen: Sequence[Units], inputs: Example) -> Edit:
         return apply_(
             self.model,
             self.axes,
             [one.widening for one in chosen],
-            inputs=batch.inputs,
+            inputs=inputs,
             optimizer=self.optimizer,
             averages=self.averages,
             generator=self._generator,
         )
 
-    def _applied(self, chosen: Sequence[Chosen], edit: Edit) -> tuple[Growth, ...]:
+    def _widened(self, chosen: Sequence[Units], edit: Edit) -> tuple[Growth, ...]:
         growths = []
         for i, one in enumerate(chosen):
             without = [{c.widening.axis.name: -c.widening.units for c in chosen[j:]} for j in (i, i + 1)]
@@ -248,4 +340,37 @@ class Grower:
                 )
             )
         self.axes = edit.axes
+        return tuple(growths)
+
+    def _insert(self, blocks: Sequence[Block], inputs: Example) -> tuple[Growth, ...]:
+        """Insert blocks, the last place first; where one fails, go on without it. Axes are found anew."""
+        growths = []
+        order = [place.name for place in late_first(self.model, [block.place for block in blocks])]
+        for block in sorted(blocks, key=lambda block: order.index(block.place.name)):
+            try:
+                edit = insert_block_(
+                    self.model,
+                    block.insertion,
+                    example=inputs,
+                    optimizer=self.optimizer,
+                    averages=self.averages,
+                )
+            except EditError:
+                continue
+            growths.append(
+                Growth(
+                    kind="insert",
+                    where=block.place.name,
+                    units=1,
+                    size_before=0,
+                    size_after=1,
+                    gain=block.gain.gain,
+                    se=block.gain.se,
+                    realised=block.realised,
+                    moved=edit.moved if edit.moved is not None else 0.0,
+                    params=block.params,
+                )
+            )
+        if growths:
+            self.axes = self._find_axes()
         return tuple(growths)

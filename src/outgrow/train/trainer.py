@@ -15,7 +15,7 @@ from torch import nn
 from outgrow import __version__
 from outgrow.data import Batches, Dataset, Split
 from outgrow.errors import InputError
-from outgrow.grow.check import Verdict, affordable_examples
+from outgrow.grow.check import Verdict
 from outgrow.grow.curvature import Loss
 from outgrow.grow.policy import Policy, Proportional
 from outgrow.models.seed import Seed
@@ -28,10 +28,8 @@ from outgrow.train.folder import RunFolder
 from outgrow.train.grower import Grower
 from outgrow.train.recipe import Recipe
 
-CHECK_SHARE = 0.06  # of the cost of training between two events, for as many examples as that buys
-MOST_CHECK_SHARE = 0.12  # for the least examples; where even they cost more, there are fewer events
-SAMPLE_BOUNDS = (128, 16_384)  # examples of each part of a check
-START_FLOPS = 6e6  # what starting a module costs, in the FLOPs that the machine could do meanwhile: 0.1 ms on two cores
+CHECK_SHARE = 0.02  # of the cost of training between two events, for as many examples as that buys
+MOST_CHECK_SHARE = 0.08  # for the least examples; where even they cost more, there are fewer events
 STEPS_BETWEEN = 50  # at least, between two events: new units need some training before the next come
 CHUNK = 256  # examples at once where nothing is trained
 FINITE_EVERY = 16  # steps between two looks whether the loss is finite
@@ -188,9 +186,7 @@ class Trainer:
 
     def _check(self) -> None:
         """Let the network grow if it is time."""
-        low, high = SAMPLE_BOUNDS
-        affordable = self._affordable(self._events, CHECK_SHARE)
-        self._grower.sample = min(max(affordable, low), high)
+        self._grower.check_flops = CHECK_SHARE * self._training_flops(self._events)
         try:
             event = self._grower.check(self._plain, self._step / self._steps)
         except FloatingPointError as error:
@@ -215,22 +211,21 @@ class Trainer:
         self._counted = verdict.flops
         self._save_size()
 
-    def _affordable(self, events: int, share: float) -> int:
-        """Return the examples of each part for which a check costs a share of the training between two events.
+    def _training_flops(self, events: int) -> float:
+        """Return what the training between two events costs.
 
         Costs are counted, not timed, so that seeded runs repeat: FLOPs, and what starting each module takes in their
         place.
         """
-        forward = self._grower.flops
-        start = START_FLOPS * sum(1 for module in self._model.modules() if next(module.children(), None) is None)
         steps = self._recipe.share * self._steps / events
-        training = steps * 3 * (forward * self._recipe.batch_size + start)
-        return affordable_examples(share * training, self._model, self._grower.axes, forward, start)
+        return steps * 3 * (self._grower.flops * self._recipe.batch_size + self._grower.start_flops)
 
     def _fitting_events(self) -> int:
         """Return how many events the recipe asks for, or fewer where the run is too short for them."""
         most = max(min(self._recipe.events, int(self._recipe.share * self._steps / STEPS_BETWEEN)), 1)
-        fitting = (n for n in range(most, 1, -1) if self._affordable(n, MOST_CHECK_SHARE) >= SAMPLE_BOUNDS[0])
+        self._grower.check_flops = 1.0  # as little as can be
+        least = self._grower.effort().flops
+        fitting = (n for n in range(most, 1, -1) if least <= MOST_CHECK_SHARE * self._training_flops(n))
         return next(fitting, 1)
 
     def _save_size(self, model: nn.Module | None = None) -> None:

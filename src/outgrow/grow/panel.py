@@ -1,0 +1,250 @@
+"""Panels: all candidates of one kind, scored on part A and judged on part B in one pass."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from outgrow.grow.block import BlockTrial
+from outgrow.grow.effort import A_PASSES
+from outgrow.grow.event import Candidate
+from outgrow.grow.gain import Gain, Judgement, Worth, worths
+from outgrow.grow.objective import Objective, Tangent
+from outgrow.grow.proposals import PASSES, propose_all
+from outgrow.grow.sample import Sample, examples_in
+from outgrow.grow.trial import DAMPING, Trial
+from outgrow.net.axis import Axis
+from outgrow.net.cost import flops_after, parameters, parameters_after
+from outgrow.net.edit import Insertion
+from outgrow.net.inputs import Example
+from outgrow.net.place import Place
+from outgrow.net.widening import Widening
+
+
+@dataclass(frozen=True)
+class Units:
+    """Units that were decided on, ready to be added.
+
+    Args:
+        widening: The units, with their weights and statistics.
+        gain: What they are worth on part B.
+        realised: Drop of the loss on part B when the step is taken [nats].
+    """
+
+    widening: Widening
+    gain: Gain
+    realised: float
+
+
+@dataclass(frozen=True)
+class Block:
+    """A block that was decided on, ready to be inserted.
+
+    Args:
+        place: Where.
+        insertion: The block, with the weights and statistics that were judged.
+        gain: What it is worth on part B.
+        realised: Drop of the loss on part B when the step is taken [nats].
+        params: Parameters that it adds.
+        written: Gives the values, by name, that its parameters have in the real model after the step.
+    """
+
+    place: Place
+    insertion: Insertion
+    gain: Gain
+    realised: float
+    params: int
+    written: Callable[[nn.Module], Mapping[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a check goes by, whatever is on trial.
+
+    Args:
+        model: The model as it is; not changed.
+        axes: All its axes.
+        places: All its places.
+        counts: Its FLOPs as `flops_by_weight` counts them.
+        sample: Examples that propose, and fresh ones that judge.
+        objective: What the model is trained for.
+        example: One input of the model.
+        generator: The source of everything random.
+        damping: Share of the mean diagonal that is added to every K-FAC factor; chosen on held-out data where absent.
+        proposal: How units are proposed, by name.
+        positions: How many positions of each example are read, by layer; see `take_moments`.
+    """
+
+    model: nn.Module
+    axes: Sequence[Axis]
+    places: Sequence[Place]
+    counts: Mapping[str, int]
+    sample: Sample
+    objective: Objective
+    example: Example
+    generator: torch.Generator
+    damping: float | None = None
+    proposal: str = "random"
+    positions: Mapping[str, int] | None = None
+
+
+class UnitPanel:
+    """Units on trial on several axes.
+
+    Args:
+        setup: What the check goes by.
+        units: How many are on trial, by axis.
+    """
+
+    def __init__(self, setup: Setup, units: Mapping[Axis, int]) -> None:
+        model, sample, objective, generator = setup.model, setup.sample, setup.objective, setup.generator
+        self._setup, self._passes = setup, 0.0
+        widenings = propose_all(setup.proposal, model, units, sample.a, objective, generator)
+        self._trial = trial = Trial(
+            model, setup.axes, widenings, sample.a, objective, generator, setup.damping, positions=setup.positions
+        )
+        self._units = {axis.name: count for axis, count in units.items()}
+        scored = {name: trial.scored(name, count) for name, count in self._units.items()}
+        self._present = trial.present_step()
+        self._judged = self._judge(self._units, [tangent for _, _, tangent in scored.values()])
+        self.gain_now = self._judged.judgement.alone(0).gain
+        base, before = sum(setup.counts.values()), parameters(model)
+        self.candidates = [
+            _candidate(
+                "widen",
+                name,
+                count,
+                parameters_after(model, setup.axes, {name: count}) - before,
+                flops_after(model, setup.axes, {name: count}, setup.counts) - base,
+                scored[name],
+                trial.gradient(name, count),
+                worth,
+            )
+            for (name, count), worth in zip(self._units.items(), self._judged.worths, strict=True)
+        ]
+
+    @property
+    def flops(self) -> int:
+        """What it cost so far, about."""
+        forward = flops_after(self._setup.model, self._setup.axes, self._units, self._setup.counts)
+        on_a = (A_PASSES + PASSES[self._setup.proposal]) * examples_in(self._setup.sample.a)
+        return int(forward * (on_a + self._passes * examples_in(self._setup.sample.b))) + self._trial.factor_flops
+
+    def chosen(self, units: Mapping[str, int]) -> tuple[tuple[Units, ...], dict[str, Tensor]]:
+        """Return the units that were decided on, and what their steps together add to the widened model, by name.
+
+        Where they are fewer than were on trial, they are judged anew.
+        """
+        judged = self._judged
+        if any(judged.units.get(name) != count for name, count in units.items()):
+            judged = self._judge(units, [self._trial.scored(name, count)[2] for name, count in units.items()])
+        order = list(judged.units)
+        where = [order.index(name) for name in units]
+        chosen = tuple(
+            Units(self._trial.widening(name, count), judged.worths[i].gain, judged.worths[i].realised)
+            for i, (name, count) in zip(where, units.items(), strict=True)
+        )
+        steps = judged.judgement.together([1 + i for i in where])
+        taken = [(judged.tangents[i], step) for i, step in zip(where, steps, strict=True)]
+        return chosen, self._trial.written(taken, units)
+
+    def _judge(self, units: Mapping[str, int], tangents: Sequence[Tangent]) -> "_Judged":
+        trial, batches, directions = self._trial, self._setup.sample.b, [self._present, *tangents]
+        judgement = trial.judged(directions, batches)
+        found = worths(trial.model, judgement, directions, batches, trial.objective)
+        self._passes += 1 + judgement.passes + sum(worth.passes for worth in found)
+        return _Judged(dict(units), judgement, tangents, found)
+
+
+class BlockPanel:
+    """Blocks on trial at several places.
+
+    Args:
+        setup: What the check goes by.
+        places: Where.
+    """
+
+    def __init__(self, setup: Setup, places: Sequence[Place]) -> None:
+        self._setup, self._places = setup, {place.name: place for place in places}
+        damping = DAMPING if setup.damping is None else setup.damping
+        self._trial = trial = BlockTrial(
+            setup.model,
+            places,
+            setup.sample.a,
+            setup.objective,
+            setup.generator,
+            damping,
+            example=setup.example,
+        )
+        scored = {name: trial.scored(name) for name in self._places}
+        directions = [trial.present_step(), *(tangent for _, _, tangent in scored.values())]
+        judgement = trial.judged(directions, setup.sample.b)
+        found = worths(trial.model, judgement, directions, setup.sample.b, setup.objective)
+        self._worths = dict(zip(self._places, found, strict=True))
+        self._steps = {name: judgement.alone(i).step for i, name in enumerate(self._places, 1)}
+        self._passes = 1 + judgement.passes + sum(worth.passes for worth in found)
+        self.gain_now = judgement.alone(0).gain
+        self.candidates = [
+            _candidate("insert", name, 1, *trial.cost(name), scored[name], trial.gradient(name), worth)
+            for name, worth in self._worths.items()
+        ]
+
+    @property
+    def flops(self) -> int:
+        """What it cost, about."""
+        forward = sum(self._setup.counts.values()) + sum(self._trial.cost(name)[1] for name in self._places)
+        on_a = self._trial.passes * examples_in(self._setup.sample.a)
+        return int(forward * (on_a + self._passes * examples_in(self._setup.sample.b))) + self._trial.factor_flops
+
+    def chosen(self, names: Sequence[str]) -> tuple[Block, ...]:
+        """Return the blocks that were decided on."""
+
+        def written(name: str, model: nn.Module) -> Mapping[str, Tensor]:
+            return self._trial.written(model, name, self._trial.scored(name)[2], self._steps[name])
+
+        return tuple(
+            Block(
+                self._places[name],
+                self._trial.insertion(name),
+                self._worths[name].gain,
+                self._worths[name].realised,
+                self._trial.cost(name)[0],
+                partial(written, name),
+            )
+            for name in names
+        )
+
+
+@dataclass(frozen=True)
+class _Judged:
+    units: dict[str, int]
+    judgement: Judgement
+    tangents: Sequence[Tangent]
+    worths: Sequence[Worth]
+
+
+def _candidate(
+    kind: str,
+    where: str,
+    units: int,
+    params: int,
+    flops: int,
+    scored: tuple[float, float, Tangent],
+    gradient: float,
+    worth: Worth,
+) -> Candidate:
+    return Candidate(
+        kind=kind,
+        where=where,
+        units=units,
+        params=params,
+        flops=flops,
+        gain=worth.gain.gain,
+        se=worth.gain.se,
+        realised=worth.realised,
+        score=scored[0],
+        bound=scored[1],
+        gradient=gradient,
+    )
