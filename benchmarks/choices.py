@@ -31,6 +31,10 @@ CHOICES: dict[str, dict] = {
     "tilt 0.5": {"strength": 0.5},
     "tilt 1, unbounded": {"strength": 1.0, "bounds": (0.1, 4.0)},
     "closed-form units": {"proposal": "closed"},
+    "units of a mixed pool": {"proposal": "mixed"},
+    "split units": {"proposal": "split"},
+    "jump-start": {"jump_start": True},
+    "closed-form units, jump-start": {"proposal": "closed", "jump_start": True},
     "4 events": {"events": 4},
     "growth until 40 %": {"share": 0.4},
     "wide from the start, 23-23-23": {"widths": (23, 23, 23), "max_params": 1},
@@ -60,6 +64,7 @@ def run(data: Dataset, choice: str, seed: int) -> dict:
     """Train once; return what the last size reached."""
     change = dict(CHOICES[choice])
     widths, proposal = change.pop("widths", (6, 6, 6)), change.pop("proposal", "random")
+    jump_start = change.pop("jump_start", False)
     mean, std = data.input_statistics()
     network = Seed("mlp", data.inputs, 10, widths, tuple(mean.tolist()), tuple(std.tolist()))
     recipe = replace(RECIPE, share=change.get("share", RECIPE.share))
@@ -67,7 +72,9 @@ def run(data: Dataset, choice: str, seed: int) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         out = RunFolder(folder)
         out.claim(overwrite=False)
-        trainer = Trainer(data, network, recipe, out, seed=seed, policy=policy, proposal=proposal)
+        trainer = Trainer(
+            data, network, recipe, out, seed=seed, policy=policy, proposal=proposal, jump_start=jump_start
+        )
         family = trainer.run()
     last = family["sizes"][-1]
     return {

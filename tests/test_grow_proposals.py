@@ -294,9 +294,11 @@ def test_the_first_of_a_pool_are_worth_more_on_fresh_data_than_any_others_of_it(
         fresh = small(seed + 100, 2000)[2]
         widening = propose(kind, model, found[0], 6, batches, CE, seeded(seed))
         trial = Trial(model, found, [widening], batches, CE, seeded(seed))
-        name, order = found[0].name, trial.orders[found[0].name]
+        name = found[0].name
         first += trial.judged([trial.scored(name, 3)[2]], fresh).alone(0).gain
-        trial.orders[name] = order.flip(0)
+        best = trial.first(name, 3)
+        others = [unit for unit in range(6) if unit not in best]
+        trial._orders[name] = torch.tensor([*others, *best.tolist()])
         any_others += trial.judged([trial.scored(name, 3)[2]], fresh).alone(0).gain
     assert first > 1.1 * any_others
 

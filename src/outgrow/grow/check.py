@@ -71,13 +71,17 @@ def _demand_offered(decision: Decision, candidates: Sequence[Candidate], policy:
     who = f"policy {type(policy).__name__} decided on"
     offered = {c.where: c.units for c in candidates if c.kind == "widen"}
     for axis, count in decision.units.items():
-        if not 1 <= count <= offered.get(axis, 0):
-            most = offered.get(axis, 0)
-            raise InputError(f"{who} {count} units of '{axis}', expected 1 to {most} as were on trial")
-    blocks = {c.where for c in candidates if c.kind == "insert"}
+        if axis not in offered:
+            raise InputError(f"{who} units of '{axis}', expected one of those on trial: {', '.join(offered) or 'none'}")
+        if not 1 <= count <= offered[axis]:
+            raise InputError(f"{who} {count} units of '{axis}', expected 1 to {offered[axis]} as were on trial")
+    blocks = [c.where for c in candidates if c.kind == "insert"]
     for place in decision.blocks:
         if place not in blocks:
-            known = ", ".join(sorted(blocks)) or "none"
-            raise InputError(f"{who} a block at '{place}', expected one of those on trial: {known}")
+            raise InputError(
+                f"{who} a block at '{place}', expected one of those on trial: {', '.join(blocks) or 'none'}"
+            )
+    if len(set(decision.blocks)) < len(decision.blocks):
+        raise InputError(f"{who} two blocks at one place, expected one at most: {', '.join(decision.blocks)}")
     if decision.units and decision.blocks:
         raise InputError(f"{who} units and blocks, expected one or the other: a block on trial has the old widths")

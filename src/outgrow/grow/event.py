@@ -17,6 +17,8 @@ class Candidate:
         gain: What they are worth on fresh examples, beyond what a step of the present weights is [nats].
         se: Standard error of the gain [nats].
         realised: Drop of the loss on those examples when the step is taken [nats].
+        alone: What they are worth by themselves, with what the present weights could do as well [nats].
+        alone_se: Standard error of that [nats].
         score: Natural expansion score on the examples that proposed them [nats].
         bound: SENN's lower bound of the score [nats].
         gradient: Norm of the loss's gradient with respect to what is at zero, which GradMax goes by.
@@ -30,6 +32,8 @@ class Candidate:
     gain: float
     se: float
     realised: float
+    alone: float
+    alone_se: float
     score: float
     bound: float
     gradient: float

@@ -16,14 +16,15 @@ are C^-1 s, and what direction d adds to direction 0, that of the present weight
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from outgrow.grow.layerwise import can_split, expand_by_layers
-from outgrow.grow.objective import Objective, OutputLoss, Tangent
+from outgrow.grow.objective import Expansion, Objective, OutputLoss, Tangent
 from outgrow.grow.sample import Batch, examples_in
 
 
@@ -77,11 +78,17 @@ class Judgement:
         return float(self.matrix[direction, 0]) / base if base > 0 and float(self.slopes[:, 0].mean()) > 0 else 0.0
 
     def beyond(self, direction: int) -> Gain:
-        """Return what a direction adds to direction 0: the gain of what is left without its `share` of that one."""
+        """Return what a direction adds to direction 0: the gain of what is left without its `share` of that one.
+
+        The standard error counts that the share is estimated on the same examples.
+        """
         share = self.share(direction)
+        if not share:
+            return self.alone(direction)
         slopes = self.slopes[:, direction] - share * self.slopes[:, 0]
         curvatures = self.own[:, direction] - 2 * share * self.first[:, direction] + share**2 * self.own[:, 0]
-        return best_step(slopes, curvatures)
+        uncertain = (self.first[:, direction] - share * self.own[:, 0]) * float(self.slopes[:, 0].mean())
+        return best_step(slopes, curvatures, -uncertain / float(self.matrix[0, 0]))
 
     def together(self, directions: Sequence[int]) -> list[float]:
         """Return the steps of directions that are taken together, C^-1 s; 0 for those that would not descend."""
@@ -124,9 +131,12 @@ def judge(
         return _nothing(len(directions))
     asked = [directions[i] for i in there]
     by_layers = generator is not None and isinstance(objective, OutputLoss) and can_split(model, asked)
-    found, passes = [], 0.0
+    found: list[Expansion] = []
+    passes = 0.0
     for batch in batches:
-        one = expand_by_layers(model, asked, batch, objective, generator) if by_layers and generator else None
+        one = None
+        if by_layers and generator is not None:
+            one = expand_by_layers(model, asked, batch, objective, generator, checked=bool(found))
         by_layers = one is not None
         passes += (BACKWARD if by_layers else 1 + FORWARD * len(asked)) * batch.size
         found.append(one or objective.expand(model, asked, batch))
@@ -143,10 +153,18 @@ def judge(
     return judged if len(there) == len(directions) else _spread(judged, there, len(directions))
 
 
-def best_step(slopes: Tensor, curvatures: Tensor) -> Gain:
+def best_step(slopes: Tensor, curvatures: Tensor, more: Tensor | float = 0.0) -> Gain:
     """Return the gain from the terms of each example [examples]; 0 where there is no curvature.
 
     The standard error is that of the ratio s^2 / 2c to first order: of the terms (s/c) s_i - (s^2/2c^2) c_i.
+
+    Args:
+        slopes: Of each example.
+        curvatures: Of each example.
+        more: Further first-order terms of the slope, of mean zero.
+
+    Returns:
+        Gain, its standard error and the step.
 
     Examples:
         >>> best_step(torch.tensor([1.0, 1.0]), torch.tensor([2.0, 2.0]))
@@ -157,8 +175,8 @@ def best_step(slopes: Tensor, curvatures: Tensor) -> Gain:
         return NOTHING
     step = slope / curvature
     if step <= 0:
-        return Gain(0.0, _error(slopes) * abs(step), 0.0)
-    return Gain(slope * step / 2, _error(step * slopes - step**2 / 2 * curvatures), step)
+        return Gain(0.0, _error(slopes + more) * abs(step), 0.0)
+    return Gain(slope * step / 2, _error(step * (slopes + more) - step**2 / 2 * curvatures), step)
 
 
 @dataclass(frozen=True)
@@ -166,14 +184,21 @@ class Worth:
     """What a candidate is worth beside a step of the present weights, and whether that is kept.
 
     Args:
-        gain: What the direction, less its share of the present step, is worth.
+        build: Makes the direction, less its share of the present step.
+        gain: What that is worth.
         realised: Drop of the loss [nats] when its step is taken; 0 where there is none.
         passes: Forward passes over the examples that it took to find out.
     """
 
+    build: Callable[[], Tangent]
     gain: Gain
     realised: float
     passes: int
+
+    @property
+    def tangent(self) -> Tangent:
+        """The direction, made anew: as large as all weights that the present step moves."""
+        return self.build()
 
 
 def worths(
@@ -194,10 +219,43 @@ def worths(
     """
     gains = [judgement.beyond(d) for d in range(1, len(directions))]
     before = mean_loss(model, batches, objective) if any(gain.step > 0 for gain in gains) else 0.0
-    return [
-        confirmed(model, _without(directions[d], directions[0], judgement.share(d)), gain, batches, objective, before)
-        for d, gain in enumerate(gains, 1)
-    ]
+    found = []
+    for d, gain in enumerate(gains, 1):
+        build = partial(_without, directions[d], directions[0], judgement.share(d))
+        found.append(replace(confirmed(model, build(), gain, batches, objective, before), build=build))
+    return found
+
+
+def joint(
+    model: nn.Module,
+    judgement: Judgement,
+    directions: Mapping[int, Tangent],
+    batches: Sequence[Batch],
+    objective: Objective,
+) -> list[float]:
+    """Return the steps of directions that are taken together, as far as the loss confirms them.
+
+    Args:
+        model: Run as it is; its weights stay.
+        judgement: Of these directions on these batches.
+        directions: Those to take, by their number.
+        batches: Part B.
+        objective: What the model is trained for.
+    """
+    steps = judgement.together(list(directions))
+    whole: dict[str, Tensor] = {}
+    for step, direction in zip(steps, directions.values(), strict=True):
+        for name, value in direction.items():
+            whole[name] = whole.get(name, 0.0) + step * value
+    wanted = torch.zeros(len(judgement.matrix), dtype=torch.float64)
+    wanted[list(directions)] = torch.tensor(steps, dtype=torch.float64)
+    wanted = wanted.to(judgement.matrix.device)
+    slope, curvature = float(judgement.slopes.mean(0) @ wanted), float(wanted @ judgement.matrix @ wanted)
+    if not (slope > 0 and curvature > 0):
+        return [0.0 for _ in steps]
+    promise = Gain(slope**2 / (2 * curvature), 0.0, slope / curvature)
+    found = confirmed(model, whole, promise, batches, objective, mean_loss(model, batches, objective))
+    return [step * found.gain.step for step in steps]
 
 
 def _without(direction: Tangent, first: Tangent, share: float) -> Tangent:
@@ -215,7 +273,7 @@ def confirmed(
 
     A step of finite length meets what no derivative at its start knows: units that switch, probabilities that saturate.
     Where less than `KEPT` of the promise comes, the curvature becomes the secant's, 2 (slope t - drop(t)) / t^2, which
-    gives a shorter step t and a smaller gain, and so on.
+    gives a shorter step t and a smaller gain, and so on. After `TRIES` steps the gain is what came, if anything.
 
     Args:
         model: Run as it is; its weights stay.
@@ -229,14 +287,17 @@ def confirmed(
         The gain that is kept, at most the one given, and the drop of the loss when its step is taken.
     """
     if gain.step <= 0:
-        return Worth(gain, 0.0, 0)
+        return Worth(lambda: tangent, gain, 0.0, 0)
     slope, step, drop, tries = 2 * gain.gain / gain.step, gain.step, 0.0, 0
     for tries in range(1, TRIES + 1):
         drop = realised(model, tangent, step, batches, objective, before)
-        if drop >= KEPT * slope * step / 2 or tries == TRIES:
-            break
-        step = slope * step**2 / (2 * (slope * step - drop)) if math.isfinite(drop) else step / 4
-    return Worth(Gain(slope * step / 2, gain.se * step / gain.step, step), drop, tries)
+        if drop >= KEPT * slope * step / 2:
+            return Worth(lambda: tangent, Gain(slope * step / 2, gain.se * step / gain.step, step), drop, tries)
+        if tries < TRIES:
+            step = slope * step**2 / (2 * (slope * step - drop)) if math.isfinite(drop) else step / 4
+    se = gain.se * step / gain.step
+    kept = Gain(drop, se, step) if drop > 0 else Gain(0.0, se, 0.0)
+    return Worth(lambda: tangent, kept, max(drop, 0.0) if math.isfinite(drop) else 0.0, tries)
 
 
 def realised(

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from outgrow.grow.block import BlockTrial
 from outgrow.grow.effort import A_PASSES
 from outgrow.grow.event import Candidate
-from outgrow.grow.gain import Gain, Judgement, Worth, worths
+from outgrow.grow.gain import Gain, Judgement, Worth, confirmed, joint, mean_loss, realised, worths
 from outgrow.grow.objective import Objective, Tangent
 from outgrow.grow.proposals import PASSES, propose_all
-from outgrow.grow.sample import Sample, examples_in
+from outgrow.grow.sample import Batch, Sample, examples_in
 from outgrow.grow.trial import DAMPING, Trial
 from outgrow.net.axis import Axis
 from outgrow.net.cost import flops_after, parameters, parameters_after
@@ -75,6 +75,7 @@ class Setup:
         damping: Share of the mean diagonal that is added to every K-FAC factor; chosen on held-out data where absent.
         proposal: How units are proposed, by name.
         positions: How many positions of each example are read, by layer; see `take_moments`.
+        jump_start: Whether the steps that gains stand for will be taken.
     """
 
     model: nn.Module
@@ -88,6 +89,7 @@ class Setup:
     damping: float | None = None
     proposal: str = "random"
     positions: Mapping[str, int] | None = None
+    jump_start: bool = False
 
 
 class UnitPanel:
@@ -109,7 +111,7 @@ class UnitPanel:
         scored = {name: trial.scored(name, count) for name, count in self._units.items()}
         self._present = trial.present_step()
         self._judged = self._judge(self._units, [tangent for _, _, tangent in scored.values()])
-        self.gain_now = self._judged.judgement.alone(0).gain
+        self.gain_now = self._gain_now()
         base, before = sum(setup.counts.values()), parameters(model)
         self.candidates = [
             _candidate(
@@ -120,9 +122,10 @@ class UnitPanel:
                 flops_after(model, setup.axes, {name: count}, setup.counts) - base,
                 scored[name],
                 trial.gradient(name, count),
-                worth,
+                self._judged.judgement.alone(i),
+                self._judged.worths[i - 1],
             )
-            for (name, count), worth in zip(self._units.items(), self._judged.worths, strict=True)
+            for i, (name, count) in enumerate(self._units.items(), 1)
         ]
 
     @property
@@ -132,8 +135,19 @@ class UnitPanel:
         on_a = (A_PASSES + PASSES[self._setup.proposal]) * examples_in(self._setup.sample.a)
         return int(forward * (on_a + self._passes * examples_in(self._setup.sample.b))) + self._trial.factor_flops
 
+    @property
+    def judgement(self) -> Judgement:
+        """Of the step of the present weights, then of each axis in the order of the candidates."""
+        return self._judged.judgement
+
+    def drop(self, axis: str, batches: Sequence[Batch]) -> float:
+        """Return the drop of the mean loss [nats] on other examples when an axis's step is taken."""
+        worth = self._judged.worths[list(self._units).index(axis)]
+        before = mean_loss(self._trial.model, batches, self._setup.objective)
+        return realised(self._trial.model, worth.tangent, worth.gain.step, batches, self._setup.objective, before)
+
     def chosen(self, units: Mapping[str, int]) -> tuple[tuple[Units, ...], dict[str, Tensor]]:
-        """Return the units that were decided on, and what their steps together add to the widened model, by name.
+        """Return the units that were decided on, and for a jump-start what their steps add to the widened model.
 
         Where they are fewer than were on trial, they are judged anew.
         """
@@ -146,9 +160,21 @@ class UnitPanel:
             Units(self._trial.widening(name, count), judged.worths[i].gain, judged.worths[i].realised)
             for i, (name, count) in zip(where, units.items(), strict=True)
         )
-        steps = judged.judgement.together([1 + i for i in where])
-        taken = [(judged.tangents[i], step) for i, step in zip(where, steps, strict=True)]
-        return chosen, self._trial.written(taken, units)
+        if not self._setup.jump_start:
+            return chosen, {}
+        directions = {1 + i: judged.tangents[i] for i in where}
+        steps = joint(self._trial.model, judged.judgement, directions, self._setup.sample.b, self._setup.objective)
+        return chosen, self._trial.written(list(zip(directions.values(), steps, strict=True)), units)
+
+    def _gain_now(self) -> float:
+        """What the step of the present weights is worth, as far as the loss confirms it [nats]."""
+        trial, batches, gain = self._trial, self._setup.sample.b, self.judgement.alone(0)
+        if gain.step <= 0:
+            return 0.0
+        before = mean_loss(trial.model, batches, trial.objective)
+        found = confirmed(trial.model, self._present, gain, batches, trial.objective, before)
+        self._passes += 1 + found.passes
+        return found.gain.gain
 
     def _judge(self, units: Mapping[str, int], tangents: Sequence[Tangent]) -> "_Judged":
         trial, batches, directions = self._trial, self._setup.sample.b, [self._present, *tangents]
@@ -183,12 +209,14 @@ class BlockPanel:
         judgement = trial.judged(directions, setup.sample.b)
         found = worths(trial.model, judgement, directions, setup.sample.b, setup.objective)
         self._worths = dict(zip(self._places, found, strict=True))
-        self._steps = {name: judgement.alone(i).step for i, name in enumerate(self._places, 1)}
+        self._judgement, self._directions = judgement, dict(enumerate(directions))
         self._passes = 1 + judgement.passes + sum(worth.passes for worth in found)
         self.gain_now = judgement.alone(0).gain
         self.candidates = [
-            _candidate("insert", name, 1, *trial.cost(name), scored[name], trial.gradient(name), worth)
-            for name, worth in self._worths.items()
+            _candidate(
+                "insert", name, 1, *trial.cost(name), scored[name], trial.gradient(name), judgement.alone(i), worth
+            )
+            for i, (name, worth) in enumerate(self._worths.items(), 1)
         ]
 
     @property
@@ -200,9 +228,15 @@ class BlockPanel:
 
     def chosen(self, names: Sequence[str]) -> tuple[Block, ...]:
         """Return the blocks that were decided on."""
+        order = list(self._places)
+        directions = {1 + order.index(name): self._directions[1 + order.index(name)] for name in names}
+        setup, steps = self._setup, dict.fromkeys(names, 0.0)
+        if setup.jump_start:
+            taken = joint(self._trial.model, self._judgement, directions, setup.sample.b, setup.objective)
+            steps = dict(zip(names, taken, strict=True))
 
         def written(name: str, model: nn.Module) -> Mapping[str, Tensor]:
-            return self._trial.written(model, name, self._trial.scored(name)[2], self._steps[name])
+            return self._trial.written(model, name, self._trial.scored(name)[2], steps[name])
 
         return tuple(
             Block(
@@ -233,6 +267,7 @@ def _candidate(
     flops: int,
     scored: tuple[float, float, Tangent],
     gradient: float,
+    alone: Gain,
     worth: Worth,
 ) -> Candidate:
     return Candidate(
@@ -244,6 +279,8 @@ def _candidate(
         gain=worth.gain.gain,
         se=worth.gain.se,
         realised=worth.realised,
+        alone=alone.gain,
+        alone_se=alone.se,
         score=scored[0],
         bound=scored[1],
         gradient=gradient,

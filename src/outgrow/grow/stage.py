@@ -70,6 +70,10 @@ class Stage:
         places = member.index[self.sizes[axis] :]
         return places if units is None else places[units]
 
+    def pool(self, axis: str) -> int:
+        """Return how many new units an axis has."""
+        return self.axes[axis].size - self.sizes[axis]
+
     def kept(self, path: str) -> tuple[Tensor, Tensor]:
         """Return where the outputs and the input channels that the real model's layer has now are."""
         change = self.changes.get(f"{path}.weight")

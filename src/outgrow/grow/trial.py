@@ -46,7 +46,6 @@ class Trial:
     Attributes:
         model: The copy with the units, in eval mode.
         moments: Of every layer that reads an axis on trial.
-        orders: The units of each axis, the best first [pool].
         dampings: The damping of each axis.
         factor_flops: FLOPs of the moments and of factorising them.
     """
@@ -75,10 +74,11 @@ class Trial:
         pools = {name: [self._readings(name, part) for part in taken] for name in self._stage.axes}
         self.dampings = {name: self._chosen(folded) for name, folded in pools.items()}
         self._present_damping = self._chosen([[self._present(path, m) for path, m in p.items()] for p in taken])
-        self.orders = {name: self._order(name) for name in self._stage.axes}
+        self._orders: dict[str, Tensor] = {}
         factors = sum(size**3 // 3 for moments in self.moments.values() for size in moments.G.shape)
         self.factor_flops = sum(moments.flops for part in taken for moments in part.values()) + factors
         self.factor_flops += len(parts) * len(DAMPINGS) * factors if choose else 0
+        self._frozen = {name for name, parameter in self.model.named_parameters() if not parameter.requires_grad}
         self.model.requires_grad_(False)
 
     def scored(self, axis: str, units: int) -> tuple[float, float, Tangent]:
@@ -87,7 +87,7 @@ class Trial:
         The sums run over the layers that read the axis, each under its own K-FAC factors; layers without moments, whose
         weights are used without calling them, count for nothing.
         """
-        score, bound, tangent, chosen = 0.0, 0.0, dict[str, Tensor](), self.orders[axis][:units]
+        score, bound, tangent, chosen = 0.0, 0.0, dict[str, Tensor](), self.first(axis, units)
         for member in self._stage.axes[axis].consumers:
             moments = self.moments.get(member.module)
             if moments is None:
@@ -101,9 +101,19 @@ class Trial:
             tangent.update(self._tangent(member.module, step))
         return score, bound, tangent
 
+    def first(self, axis: str, units: int) -> Tensor:
+        """Return the first units of an axis: the best ones together, the best first; all as they were proposed."""
+        pool = torch.arange(self._stage.pool(axis))
+        if units >= len(pool):
+            return pool
+        if axis not in self._orders:
+            readings = self._readings(axis, self.moments)
+            self._orders[axis] = greedy(readings, self.dampings[axis]) if readings else pool
+        return self._orders[axis][:units]
+
     def gradient(self, axis: str, units: int) -> float:
         """Return the norm of the gradient with respect to the columns that read the first `units` new units."""
-        squares, chosen = 0.0, self.orders[axis][:units]
+        squares, chosen = 0.0, self.first(axis, units)
         for member in self._stage.axes[axis].consumers:
             if moments := self.moments.get(member.module):
                 rows, _ = self._stage.kept(member.module)
@@ -128,7 +138,7 @@ class Trial:
 
     def widening(self, axis: str, units: int) -> Widening:
         """Return the first `units` new units of an axis, in order, as an edit of the real model with all they need."""
-        return self._stage.widening(axis, self.orders[axis][:units])
+        return self._stage.widening(axis, self.first(axis, units))
 
     def written(self, steps: Sequence[tuple[Tangent, float]], units: Mapping[str, int]) -> dict[str, Tensor]:
         """Return what steps add to the tensors of the real model once it has been widened.
@@ -142,7 +152,7 @@ class Trial:
             other new units, and present statistics were left alone, the real model then computes what this one does
             with the steps taken.
         """
-        return self._stage.written(steps, {name: self.orders[name][:count] for name, count in units.items()})
+        return self._stage.written(steps, {name: self.first(name, count) for name, count in units.items()})
 
     def _readings(self, axis: str, moments: Mapping[str, Moments]) -> list[Reading]:
         """How the layers that read an axis read its pool."""
@@ -169,11 +179,6 @@ class Trial:
         same = len({len(part) for part in parts}) == 1
         return best_on_the_other(DAMPINGS, parts, held_out_value) if len(parts) == 2 and same else DAMPING
 
-    def _order(self, axis: str) -> Tensor:
-        readings = self._readings(axis, self.moments)
-        pool = len(self._stage.new(axis, self._stage.axes[axis].members[0]))
-        return greedy(readings, self.dampings[axis]) if readings else torch.arange(pool)
-
     def _tangent(self, path: str, step: Tensor) -> Tangent:
         """Split a step [outputs, features] into those of weight and bias."""
         module = self.model.get_submodule(path)
@@ -181,7 +186,7 @@ class Trial:
         assert isinstance(weight, Tensor)
         inputs = weight[0].numel()
         found = {f"{path}.weight": step[:, :inputs].reshape(weight.shape).to(weight.dtype)}
-        if module.bias is not None:
+        if module.bias is not None and f"{path}.bias" not in self._frozen:
             found[f"{path}.bias"] = step[:, inputs].to(weight.dtype)
         return found
 

@@ -17,7 +17,7 @@ from outgrow.grow.curvature import Loss
 from outgrow.grow.effort import START_FLOPS, Effort, Workload, loads_of
 from outgrow.grow.event import Event, Growth
 from outgrow.grow.panel import Block, Setup, Units
-from outgrow.grow.policy import Policy, Proportional, Situation
+from outgrow.grow.policy import Decision, Policy, Proportional, Situation
 from outgrow.grow.precision import full_precision
 from outgrow.grow.proposals import NAMES as PROPOSALS
 from outgrow.grow.sample import Sample, as_tensors, chunk_of, device_of, draw, draw_batches, examples_in, few
@@ -213,7 +213,7 @@ class Grower:
         read = draw if self.step is None else draw_batches
         sample = read(loader, effort.examples, device_of(self.model), chunk_of(self.flops))
         with full_precision():
-            verdict = check(self._setup(sample, effort), proposed, self.policy, now)
+            verdict = check(self._setup(proposed, sample, effort), proposed, self.policy, now)
         if (verdict.units or verdict.blocks) and self.before_growth is not None:
             paused = time.perf_counter()
             self.before_growth(verdict)
@@ -244,7 +244,7 @@ class Grower:
     def _look(self) -> None:
         """Count what depends on the model's sizes."""
         self._places = None
-        rows = len(as_tensors(self.example)[0])
+        rows = next((len(leaf) for leaf in as_tensors(self.example) if leaf.ndim), 1)
         self._counts = {name: count // rows for name, count in flops_by_weight(self.model, self.example).items()}
         growable = [axis for axis in self.axes if axis.growable]
         layers = [member.module for axis in growable for member in axis.consumers]
@@ -252,11 +252,11 @@ class Grower:
         loads = loads_of(self.model, dict.fromkeys(layers), self.example)
         self._work = Workload(loads, self.flops, 1 + len(growable), START_FLOPS * leaves)
 
-    def _setup(self, sample: Sample, effort: Effort) -> Setup:
+    def _setup(self, proposed: Decision, sample: Sample, effort: Effort) -> Setup:
         return Setup(
             model=self.model,
             axes=self.axes,
-            places=self.places if self._places is not None else (),
+            places=self.places if proposed.blocks else (),
             counts=self._counts,
             sample=sample,
             objective=self._objective,
@@ -265,6 +265,7 @@ class Grower:
             damping=self.damping,
             proposal=self.proposal,
             positions=effort.positions,
+            jump_start=self.jump_start,
         )
 
     def _grow(self, verdict: Verdict, inputs: Example) -> tuple[Growth, ...]:

@@ -29,6 +29,7 @@ from outgrow.train.grower import Grower
 from outgrow.train.recipe import Recipe
 
 CHECK_SHARE = 0.02  # of the cost of training between two events, for as many examples as that buys
+FREE_FLOPS, FREE_SHARE = 6e9, 0.04  # what a check of a short run may take: 0.1 s on two cores, or that share
 MOST_CHECK_SHARE = 0.08  # for the least examples; where even they cost more, there are fewer events
 STEPS_BETWEEN = 50  # at least, between two events: new units need some training before the next come
 CHUNK = 256  # examples at once where nothing is trained
@@ -53,7 +54,8 @@ class Trainer:
         seed: Seed of everything random: runs with the same seed repeat bit for bit on one machine's CPU.
         device: Where to train.
         policy: When to look and what to add; `Proportional` over the recipe's events by default.
-        proposal: How units are proposed: `random` or `closed`.
+        proposal: How units are proposed, by name.
+        jump_start: Whether new units start with the step that their gain stands for; unused otherwise.
         on_record: Called with every record of the journal.
         on_step: Called with the number of steps done.
 
@@ -73,6 +75,7 @@ class Trainer:
         device: str = "cpu",
         policy: Policy | None = None,
         proposal: str = "random",
+        jump_start: bool = False,
         on_record: Callable[[Record], None] = lambda record: None,
         on_step: Callable[[int], None] = lambda step: None,
     ) -> None:
@@ -105,6 +108,7 @@ class Trainer:
             self._loss,
             network.example().to(device),
             proposal=proposal,
+            jump_start=jump_start,
             averages=[self._average],
             before_growth=self._before_growth,
             seed=seed,
@@ -186,7 +190,8 @@ class Trainer:
 
     def _check(self) -> None:
         """Let the network grow if it is time."""
-        self._grower.check_flops = CHECK_SHARE * self._training_flops(self._events)
+        training = self._training_flops(self._events)
+        self._grower.check_flops = max(CHECK_SHARE * training, min(FREE_FLOPS, FREE_SHARE * training))
         try:
             event = self._grower.check(self._plain, self._step / self._steps)
         except FloatingPointError as error:
