@@ -5,7 +5,7 @@
 
 A network grows by one axis at an event, drawn at random, by a share of its units that is drawn as well. At each event
 all axes are on trial. Up to BRANCHES of them are drawn; each is grown in a copy of the network, optimizer included, and
-trained for an epoch, and so is a twin that does not grow, on the same batches. The first copy goes on to the next event.
+trained for an epoch, and so is a twin that does not grow, on the same batches. The first copy goes on from there.
 A line a growth goes to results/calibration.jsonl:
 
 - `gain`, `realised`: promised, and measured on the same part B;

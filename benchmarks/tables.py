@@ -1,33 +1,90 @@
-"""Write the tables of benchmarks/README.md from results/*.jsonl: python benchmarks/tables.py."""
+"""Write what results/*.jsonl say into benchmarks/README.md and docs, and draw docs/figures/gain.svg.
 
+    python benchmarks/tables.py
+
+A page gets a table between the markers that name it, `<!-- grow -->` and `<!-- /grow -->`.
+"""
+
+import io
 import json
 import re
 import statistics
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from scipy import stats
+
 HERE = Path(__file__).resolve().parent
+DOCS = HERE.parent / "docs"
+PAGES = [HERE / "README.md", DOCS / "how-a-network-decides-to-grow.md"]
+FIGURE = DOCS / "figures" / "gain.svg"
+
+CLOSE = (0.75, 1.33)  # realised / gain that counts as kept
+MEASURES: dict[str, Callable[[Mapping], float]] = {
+    "gain": lambda growth: growth["gain"],
+    "`alone`": lambda growth: growth["alone"],
+    "K-FAC score": lambda growth: growth["score"],
+    "SENN's bound": lambda growth: growth["bound"],
+    "gradient norm": lambda growth: growth["gradient"],
+    "parameters": lambda growth: growth["params"],
+    "units": lambda growth: growth["units"],
+}
+OUTCOMES: dict[str, Callable[[Mapping], float]] = {
+    "drop over an epoch": lambda growth: growth["loss"]["held_out"] - growth["loss_grown"]["held_out"],
+    "drop beyond the twin's": lambda growth: growth["loss_twin"]["held_out"] - growth["loss_grown"]["held_out"],
+}
+FRAME = ((1e-5, 30.0), (1e-5, 1.0))  # of the figure's panels: promises and drops [nats]
+STYLE = {"svg.hashsalt": "outgrow", "svg.fonttype": "none", "font.size": 9, "axes.spines.top": False,
+         "axes.spines.right": False, "legend.frameon": False, "axes.grid": True, "grid.color": "#dfe4e9",
+         "axes.axisbelow": True}  # fmt: skip
 
 
 def main() -> None:
-    """Replace what stands between the markers."""
-    readme = HERE / "README.md"
-    lines = (HERE / "results" / "grow.jsonl").read_text().splitlines()
-    text = readme.read_text()
-    block = "\n".join(["<!-- grow -->", grow_table([json.loads(line) for line in lines]), "<!-- /grow -->"])
-    readme.write_text(re.sub(r"<!-- grow -->.*<!-- /grow -->", lambda _: block, text, flags=re.DOTALL))
+    """Replace what stands between the markers, and draw the figure."""
+    found = blocks(records("grow"), records("calibration"))
+    for page in PAGES:
+        page.write_text(filled(page.read_text(), found))
+    FIGURE.parent.mkdir(exist_ok=True)
+    FIGURE.write_text(svg(drawn(records("calibration"))))
 
 
-def grow_table(results: list[dict]) -> str:
+def records(name: str) -> list[dict]:
+    """What was measured."""
+    return [json.loads(line) for line in (HERE / "results" / f"{name}.jsonl").read_text().splitlines()]
+
+
+def blocks(runs: Sequence[Mapping], growths: Sequence[Mapping]) -> dict[str, str]:
+    """The tables by the names of their markers."""
+    return {
+        "grow": grow_table(runs),
+        "calibration": calibration_table(growths),
+        "ranking": "\n\n".join(ranking_table(growths, outcome) for outcome in OUTCOMES),
+        "best": best_sentence(growths),
+    }
+
+
+def filled(text: str, found: Mapping[str, str]) -> str:
+    """Return a page with what stands between markers replaced."""
+    for name, block in found.items():
+        whole = f"<!-- {name} -->\n{block}\n<!-- /{name} -->"
+        text = re.sub(rf"<!-- {name} -->.*<!-- /{name} -->", lambda _, new=whole: new, text, flags=re.DOTALL)
+    return text
+
+
+def grow_table(results: Sequence[Mapping]) -> str:
     """One row a case: what the largest size reached, over seeds."""
     rows = [
         "| case | n | saved sizes | largest: parameters | largest: test | time, s | checks, % of it | moved at most "
         "| sizes load exactly | rank correlation of gain and realised drop |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- | ---: |",
     ]
-    for case in dict.fromkeys(result["case"] for result in results):
-        runs = [result for result in results if result["case"] == case]
+    for case, runs in grouped(results, lambda run: run["case"]).items():
         largest = [run["sizes"][-1] for run in runs]
         growths = [growth for run in runs for growth in run["growths"]]
+        pairs = [(growth["gain"], growth["realised"]) for growth in growths]
         cells = [
             case,
             str(len(runs)),
@@ -38,24 +95,151 @@ def grow_table(results: list[dict]) -> str:
             span([round(100 * run["total"]["check_seconds"] / run["total"]["seconds"], 1) for run in runs]),
             f"{max(growth['moved'] for growth in growths):.1e}",
             "yes" if all(run["loads_exactly"] for run in runs) else "NO",
-            f"{rank_correlation([(g['gain'], g['realised']) for g in growths]):.2f} ({len(growths)})",
+            f"{rank_correlation(*zip(*pairs, strict=True)):.2f} ({len(growths)})",
         ]
-        rows.append("| " + " | ".join(cells) + " |")
-    machines = sorted({result["hardware"] for result in results})
-    versions = sorted({f"torch {result['versions']['torch']}" for result in results})
-    commits = sorted({result["commit"] for result in results})
-    return "\n".join(
-        [*rows, "", f"Machine: {'; '.join(machines)}; {', '.join(versions)}; commits {', '.join(commits)}."]
-    )
+        rows.append(row(cells))
+    return "\n".join([*rows, "", made_with(results)])
 
 
-def span(values: list[float]) -> str:
+def calibration_table(growths: Sequence[Mapping]) -> str:
+    """One row a case: whether what was promised came, on the examples that judged and on fresh ones."""
+    rows = [
+        "| case | growths tried | gain > 0 | realised / gain: median (quartiles) | within 0.75 to 1.33 "
+        "| gain > its error | realised / gain: median (quartiles) | within 0.75 to 1.33 "
+        "| fresh drops / gains | the same, gain > its error | a check, of an epoch |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for case, tried in grouped(growths, lambda one: one["case"]).items():
+        positive = [one for one in tried if one["gain"] > 0]
+        sure = [one for one in positive if one["gain"] > one["se"]]
+        share = statistics.median(one["check_seconds"] / one["epoch_seconds"] for one in tried)
+        cells = [case, str(len(tried)), *kept(positive), *kept(sure), fresh(positive), fresh(sure), f"{share:.2f}"]
+        rows.append(row(cells))
+    checks = {(one["case"], one["seed"], one["event"]) for one in growths}
+    said = f'{len(growths)} growths at {len(checks)} checks; "fresh" with standard errors. {made_with(growths)}'
+    return "\n".join([*rows, "", said])
+
+
+def kept(growths: Sequence[Mapping]) -> list[str]:
+    """How many, the median of realised / gain with its quartiles, and the share that is close."""
+    ratios = [one["realised"] / one["gain"] for one in growths]
+    low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
+    close = sum(CLOSE[0] <= ratio <= CLOSE[1] for ratio in ratios) / len(ratios)
+    return [str(len(ratios)), f"{middle:.2f} ({low:.2f} to {high:.2f})", f"{100 * close:.0f} %"]
+
+
+def fresh(growths: Sequence[Mapping]) -> str:
+    """The sum of fresh drops over the sum of gains; its standard error is over checks, whose growths share examples."""
+    checks = grouped(growths, lambda one: (one["seed"], one["event"])).values()
+    gains = [sum(one["gain"] for one in check) for check in checks]
+    drops = [sum(one["fresh"] for one in check) for check in checks]
+    ratio = sum(drops) / sum(gains)
+    squares = sum((drop - ratio * gain) ** 2 for drop, gain in zip(drops, gains, strict=True))
+    return f"{ratio:.2f} +- {(squares * len(gains) / (len(gains) - 1)) ** 0.5 / sum(gains):.2f}"
+
+
+def ranking_table(growths: Sequence[Mapping], outcome: str) -> str:
+    """One row a case: rank correlation of each measure with what a further epoch made of a growth."""
+    rows = [
+        row([f"{outcome}: case", "n", *MEASURES, "standard error"]),
+        row(["---", *["---:"] * (len(MEASURES) + 2)]),
+    ]
+    for case, tried in grouped(growths, lambda one: one["case"]).items():
+        found = correlations(tried, outcome)
+        best = max(found, key=found.__getitem__)
+        cells = [f"**{value:.2f}**" if name == best else f"{value:.2f}" for name, value in found.items()]
+        rows.append(row([case, str(len(tried)), *cells, f"{(len(tried) - 1) ** -0.5:.2f}"]))
+    return "\n".join(rows)
+
+
+def best_sentence(growths: Sequence[Mapping]) -> str:
+    """Say in how many cases the gain ranks best."""
+    said = []
+    for outcome in OUTCOMES:
+        found = [correlations(tried, outcome) for tried in grouped(growths, lambda one: one["case"]).values()]
+        best = sum(max(one, key=one.__getitem__) == "gain" for one in found)
+        means = {name: statistics.mean(one[name] for one in found) for name in MEASURES}
+        listed = ", ".join(f"{name} {value:.2f}" for name, value in sorted(means.items(), key=lambda i: -i[1]))
+        said.append(f"- {outcome}: the gain ranks best in {best} of {len(found)} cases; means over cases: {listed}.")
+    return "\n".join(said)
+
+
+def correlations(growths: Sequence[Mapping], outcome: str) -> dict[str, float]:
+    """Rank correlation of each measure with an outcome."""
+    came = [OUTCOMES[outcome](one) for one in growths]
+    return {name: rank_correlation([measure(one) for one in growths], came) for name, measure in MEASURES.items()}
+
+
+def drawn(growths: Sequence[Mapping]) -> Figure:
+    """Draw promises against drops of the loss, a panel a case."""
+    cases = grouped(growths, lambda one: one["case"])
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(8.4, 0.9 + 2.3 * -(-len(cases) // 3)), layout="constrained")
+        panels = list(figure.subplots(-(-len(cases) // 3), 3, sharex=True, sharey=True, squeeze=False).flat)
+        for axes, (case, tried) in zip(panels, cases.items(), strict=False):
+            draw_case(axes, case, [one for one in tried if one["gain"] > 0])
+        for axes in panels[len(cases) :]:
+            axes.set_axis_off()
+        figure.supxlabel("promised [nats]", fontsize=9)
+        figure.supylabel("drop of the loss [nats]", fontsize=9)
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
+    return figure
+
+
+def draw_case(axes: Axes, case: str, growths: Sequence[Mapping]) -> None:
+    """Draw one case; what is outside of the panel sits on its edge."""
+    (left, right), (bottom, top) = FRAME
+    series = {
+        "half the K-FAC score": (lambda one: one["score"] / 2, "realised", {"marker": "x", "color": "#9aa3ad"}),
+        "gain, same examples": (lambda one: one["gain"], "realised", {"marker": "o", "color": "#2563eb"}),
+        "gain, fresh examples": (lambda one: one["gain"], "fresh", {"marker": "^", "color": "#c2570c"}),
+    }
+    for label, (promise, drop, style) in series.items():
+        x = [min(max(promise(one), left), right) for one in growths]
+        y = [min(max(one[drop], bottom), top) for one in growths]
+        axes.plot(x, y, linestyle="none", markersize=2.6, markeredgewidth=0.8, label=label, **style)
+    axes.plot((left, top), (left, top), color="#20262d", linewidth=0.8, label="promise kept")
+    axes.set(title=case, xscale="log", yscale="log", xlim=(left / 1.5, right * 1.5), ylim=(bottom / 1.5, top * 1.5))
+
+
+def svg(figure: Figure) -> str:
+    """Return a figure as SVG that is the same for the same figure, and small: to a tenth of a point, no style twice."""
+    file = io.StringIO()
+    with mpl.rc_context(STYLE):
+        figure.savefig(file, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    text = re.sub(r"(?<=[ \"])(-?\d+\.\d)\d+", r"\1", file.getvalue())
+    text = re.sub(r'(<use [^>]*?)stroke: [^"]*"', r'\1"', text)  # which the marker that is used has itself
+    return "\n".join(line.strip() for line in text.splitlines()) + "\n"
+
+
+def grouped(found: Sequence[Mapping], key: Callable[[Mapping], object]) -> dict[object, list[Mapping]]:
+    """What was measured in groups, in the order in which they come first."""
+    groups: dict[object, list[Mapping]] = {}
+    for one in found:
+        groups.setdefault(key(one), []).append(one)
+    return groups
+
+
+def made_with(found: Sequence[Mapping]) -> str:
+    """Say on what and at which commits it was measured."""
+    versions = [one["torch"] if "torch" in one else one["versions"]["torch"] for one in found]
+    listed = [sorted({one[key] for one in found}) for key in ("hardware", "commit")]
+    torch = ", ".join(f"torch {version}" for version in sorted(set(versions)))
+    return f"Machine: {'; '.join(listed[0])}; {torch}; commits {', '.join(listed[1])}."
+
+
+def row(cells: Sequence[str]) -> str:
+    """One line of a table."""
+    return f"| {' | '.join(cells)} |"
+
+
+def span(values: Sequence[float]) -> str:
     """Median (the lower of two), with the range where there is one."""
     middle, low, high = statistics.median_low(values), min(values), max(values)
     return f"{middle:,}" if low == high else f"{middle:,} ({low:,} to {high:,})"
 
 
-def test(results: list[dict]) -> str:
+def test(results: Sequence[Mapping]) -> str:
     """Mean and sample standard deviation of the test metrics."""
     if "accuracy" in results[0]:
         return f"{spread([100 * result['accuracy'] for result in results], 2)} %"
@@ -63,21 +247,15 @@ def test(results: list[dict]) -> str:
     return f"RMSE {rmse}, R2 {r2}"
 
 
-def spread(values: list[float], digits: int) -> str:
+def spread(values: Sequence[float], digits: int) -> str:
     """Mean and sample standard deviation."""
     mean = f"{statistics.mean(values):,.{digits}f}"
     return mean if len(values) == 1 else f"{mean} +- {statistics.stdev(values):,.{digits}f}"
 
 
-def rank_correlation(pairs: list[tuple[float, float]]) -> float:
-    """Spearman's rank correlation; ties by order."""
-
-    def ranks(values: list[float]) -> list[int]:
-        order = sorted(range(len(values)), key=values.__getitem__)
-        return [order.index(i) for i in range(len(values))]
-
-    left, right = zip(*pairs, strict=True)
-    return statistics.correlation(ranks(list(left)), ranks(list(right)))
+def rank_correlation(left: Sequence[float], right: Sequence[float]) -> float:
+    """Spearman's rank correlation; ties have the mean of their ranks."""
+    return statistics.correlation(*(stats.rankdata(values).tolist() for values in (left, right)))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from net_cases import noise
+from outgrow.errors import InputError
 from outgrow.grow.block import BlockTrial, can_try_place
 from outgrow.grow.gain import judge, mean_loss, realised
 from outgrow.grow.kink import Halfway, OneSided
@@ -188,6 +189,59 @@ def test_the_present_step_descends_and_moves_only_what_was_there(name):
     assert present
     assert not any(trial.model.get_submodule(key.rpartition(".")[0]) in new for key in present)
     assert trial.judged([present], a).alone(0).gain > 0
+
+
+def test_a_grouped_convolution_may_be_what_is_zero_in_a_block():
+    class Grouped(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.mix, self.out = nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 3, padding=1, groups=2)
+
+        def forward(self, x):
+            return x + self.out(torch.tanh(self.mix(x)))
+
+    case = Case(lambda: nn.Sequential(nn.Conv2d(3, 4, 3), Grouped(), Grouped(), nn.Flatten(), nn.Linear(144, 2)), IMAGE)
+    model, a = case.model(torch.float64), data(case, 40, 1)
+    found = [place for place in places(model, case.inputs(torch.float64)) if not can_try_place(model, place)]
+    trial = BlockTrial(model, found, a, OBJECTIVE, torch.Generator().manual_seed(0), 0.1)
+    assert found
+    for place in found:
+        assert trial.judged([trial.scored(place.name)[2]], a).alone(0).gain > 0
+
+
+@pytest.mark.parametrize("name", ["mlp", "pre-norm"])
+def test_frozen_biases_stay(name):
+    case = KINDS[name]
+    model = case.model(torch.float64)
+    frozen = [key for key, _ in model.named_parameters() if key.endswith(".bias")][::2]
+    for key in frozen:
+        model.get_parameter(key).requires_grad_(False)
+    found = [place for place in places(model, case.inputs(torch.float64)) if not can_try_place(model, place)]
+    a = data(case, 40, 1)
+    trial = BlockTrial(model, found, a, OBJECTIVE, torch.Generator().manual_seed(0), 0.1)
+    present = trial.present_step()
+    assert {key for key in present if key.endswith(".bias")}
+    assert not set(frozen) & set(present)
+    assert trial.judged([present], a).alone(0).gain > 0
+
+
+@pytest.mark.parametrize("name", ["mlp", "basic", "convnext"])
+def test_the_gradient_is_that_of_what_moves(name):
+    _, found, trial, (a,) = trial_of(name)
+    trial.model.requires_grad_(True)
+    with Halfway():
+        loss(call(trial.model, a.inputs), a.target).backward()
+    for place in found:
+        grads = [trial.model.get_parameter(key).grad for key in trial.scored(place.name)[2]]
+        assert trial.gradient(place.name) == pytest.approx(float(torch.cat([g.flatten() for g in grads]).norm()))
+
+
+@pytest.mark.parametrize("setting", ["fisher", "convention"])
+def test_how_moments_are_taken_can_be_said(setting):
+    case = KINDS["mlp"]
+    model = case.model(torch.float64)
+    with pytest.raises(InputError, match=f"unknown {setting} 'other'"):
+        BlockTrial(model, [], data(case, 8, 1), OBJECTIVE, torch.Generator(), 0.1, **{setting: "other"})
 
 
 # what is inserted

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from outgrow.errors import InputError
-from outgrow.grow.closed import DAMPINGS, closed_form, held_out_value
-from outgrow.grow.folds import best_on_the_other, drop, folds
+from outgrow.grow.closed import closed_form, held_out_value
+from outgrow.grow.folds import DAMPINGS, best_on_the_other, drop, folds
 from outgrow.grow.sample import Batch, examples_in
 
 

@@ -8,11 +8,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from outgrow.errors import InputError
-from outgrow.grow import factors, moments
+from outgrow.grow import factors, weights
 from outgrow.grow.moments import ROWS_PER_FEATURE, hooked, merged, recorded_calls, take_moments
 from outgrow.grow.objective import OutputLoss
 from outgrow.grow.patches import groups_of, has_rows, read_rows, written_rows
 from outgrow.grow.sample import Batch
+from outgrow.grow.weights import tangent_of
 
 CE = OutputLoss(F.cross_entropy)
 
@@ -250,17 +251,38 @@ def test_output_factor_of_a_softmax_layer_is_the_true_fisher():
     torch.testing.assert_close(found.S, expected, atol=0.01, rtol=0)
 
 
+@pytest.mark.parametrize("convention", ["expand", "reduce"])
+@pytest.mark.parametrize("kind", ["convnet", "tokens", "groups"])
+def test_of_very_many_outputs_the_diagonal_of_the_factor_is_kept(kind, convention, monkeypatch):
+    model, layers, x, y = toy(kind, 9)
+    settings = {"convention": convention, "positions": ALL}
+    whole = take_moments(model, layers, pieces(x, y), Certain(), seeded(), **settings)
+    monkeypatch.setattr(weights, "WIDE", 0)
+    parts = [
+        take_moments(model, layers, p, Certain(), seeded(), **settings)
+        for p in (pieces(x[:2], y[:2]), pieces(x[2:], y[2:]))
+    ]
+    for path, one in merged(parts).items():
+        diagonal = whole[path].S.diagonal(dim1=-2, dim2=-1)
+        torch.testing.assert_close(one.S.double(), diagonal, atol=1e-5, rtol=1e-5)
+        assert one.flops < whole[path].flops
+        if one.S.ndim == 1:
+            some = torch.tensor([1, 0])
+            torch.testing.assert_close(one.among(some), whole[path].among(some).diagonal().float())
+
+
 @pytest.mark.parametrize("kind", ["convnet", "tokens", "groups"])
 def test_float32_sums_of_large_layers_and_blocks_of_any_size_equal_float64(kind, monkeypatch):
     model, layers, x, y = toy(kind)
     model, x = model.float(), x.float()
     exact = take_moments(model, layers, pieces(x, y), Certain(), seeded(), positions=ALL)
-    monkeypatch.setattr(moments, "LARGE", 0)
+    monkeypatch.setattr(weights, "WIDE", 0)
     monkeypatch.setattr(factors, "BLOCK", 50)
     large = take_moments(model, layers, pieces(x, y, 1), Certain(), seeded(), positions=ALL)
     for path in layers:
         for name in ("A", "S", "G"):
             wide, narrow = getattr(exact[path], name), getattr(large[path], name)
+            wide = wide.diagonal(dim1=-2, dim2=-1) if name == "S" else wide
             assert (wide.dtype, narrow.dtype) == (torch.float64, torch.float32)
             assert float((wide - narrow).abs().max()) <= 1e-5 * float(wide.abs().max())
 
@@ -270,7 +292,7 @@ def test_float32_sums_of_large_layers_and_blocks_of_any_size_equal_float64(kind,
 def test_under_autocast_products_are_still_taken_in_float32(kind, convention, monkeypatch):
     model, layers, x, y = toy(kind)
     model, x = model.float(), x.float()
-    monkeypatch.setattr(moments, "LARGE", 0)  # in-place products, too
+    monkeypatch.setattr(weights, "WIDE", 0)  # in-place products, too
     settings = {"convention": convention, "positions": ALL}
     plain = take_moments(model, layers, pieces(x, y), Certain(), seeded(), **settings)[layers[0]]
     with torch.autocast("cpu", torch.bfloat16):
@@ -308,6 +330,24 @@ def test_hooks_are_gone_after_an_exception():
         with pytest.raises(RuntimeError), recording:
             model(x[:, :1])
     assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_calls_without_a_graph_are_not_recorded():
+    layer = nn.Linear(3, 3)
+    with recorded_calls({"layer": layer}) as calls:
+        with torch.no_grad():
+            layer(torch.zeros(2, 3))
+        layer(torch.ones(2, 3))
+    assert [float(one.read.mean()) for one in calls["layer"]] == [1.0]
+
+
+def test_a_step_is_split_into_those_of_weight_and_bias():
+    step = torch.arange(2 * 13.0).view(2, 13)
+    found = tangent_of("a", nn.Conv2d(3, 2, 2).bfloat16(), step, bias=True)
+    assert torch.equal(found["a.weight"].flatten(1), step[:, :12].bfloat16())
+    assert torch.equal(found["a.bias"], step[:, 12].bfloat16())
+    assert list(tangent_of("a", nn.Conv2d(3, 2, 2), step, bias=False)) == ["a.weight"]
+    assert list(tangent_of("a", nn.Conv2d(3, 2, 2, bias=False), step[:, :12], bias=True)) == ["a.weight"]
 
 
 def test_a_module_at_two_paths_has_the_moments_of_all_its_calls_at_both():

@@ -10,7 +10,7 @@ from outgrow.grow import splitting
 from outgrow.grow.closed import closed_form, leading
 from outgrow.grow.objective import OutputLoss
 from outgrow.grow.pool import POOL, drawn
-from outgrow.grow.proposals import NAMES, PASSES, propose, propose_all
+from outgrow.grow.proposals import NAMES, PASSES, propose_all
 from outgrow.grow.sample import Batch
 from outgrow.grow.splitting import NOISE, gradient_norms
 from outgrow.grow.trial import Trial
@@ -22,6 +22,11 @@ CE = OutputLoss(F.cross_entropy)
 
 def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
+
+
+def propose(kind, model, axis, units, batches, objective, generator):
+    """Units on one axis."""
+    return propose_all(kind, model, {axis: units}, batches, objective, generator)[0]
 
 
 def test_the_closed_form_is_the_singular_vectors_of_the_whitened_residual():
@@ -342,6 +347,6 @@ def test_axes_proposed_for_together_get_what_each_gets_alone():
 
 def test_a_layer_that_is_wide_has_a_fixed_damping(monkeypatch):
     model, found, batches = small()
-    monkeypatch.setattr("outgrow.grow.closed.WIDE", 3)
+    monkeypatch.setattr("outgrow.grow.weights.WIDE", 3)
     monkeypatch.setattr("outgrow.grow.closed.best_on_the_other", None)
     assert propose("closed", model, found[0], 3, batches, CE, seeded()).rows["0.weight"].shape == (3, 5)

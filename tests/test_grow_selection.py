@@ -1,5 +1,7 @@
 """Joint selection, against explicit loops of increases, and with copies and dead units in the pool."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -22,6 +24,13 @@ def reading(seed, units=6, entries=1, present=4, outputs=3, features=None):
     S = randn(outputs, outputs, seed=seed + 300)
     S = S @ S.mT + 0.1 * torch.eye(outputs)
     return Reading(features.mT @ features / ROWS, S, u.mT @ features / ROWS, units, entries)
+
+
+def chosen(one, units):
+    """The reading of some of the units only."""
+    new = (one.present + units[:, None] * one.entries + torch.arange(one.entries)).flatten()
+    at = torch.cat([torch.arange(one.present), new])
+    return replace(one, A=one.A[at][:, at], G=one.G[:, at], units=len(units))
 
 
 def loop(readings):
@@ -57,8 +66,8 @@ def test_the_first_of_any_number_are_the_choice_among_all_and_do_not_depend_on_t
     order = greedy([one], damping)
     assert sorted(order.tolist()) == list(range(7))
     shuffled = torch.randperm(7, generator=torch.Generator().manual_seed(0))
-    assert shuffled[greedy([one.chosen(shuffled)], damping)].tolist() == order.tolist()
-    assert greedy([one.chosen(order[:3])], damping).tolist() == [0, 1, 2]
+    assert shuffled[greedy([chosen(one, shuffled)], damping)].tolist() == order.tolist()
+    assert greedy([chosen(one, order[:3])], damping).tolist() == [0, 1, 2]
 
 
 @pytest.mark.parametrize("damping", [0.0, 0.1, 3.0])
@@ -102,7 +111,7 @@ def test_a_unit_counts_if_one_of_its_layers_reads_it():
 
 def test_nothing_to_choose_from_and_nothing_known_are_orders_too():
     one = reading(0)
-    assert greedy([one.chosen(torch.zeros(0, dtype=torch.long))], 0.1).tolist() == []
+    assert greedy([chosen(one, torch.zeros(0, dtype=torch.long))], 0.1).tolist() == []
     for value in (0.0, torch.nan):
         spoilt = Reading(one.A * value, one.S * value, one.G * value, 6, 1)
         assert sorted(greedy([spoilt], 0.1).tolist()) == list(range(6))
@@ -112,5 +121,33 @@ def test_a_step_covers_all_columns_and_the_present_ones_alone_where_there_are_no
     one = reading(0)
     found = one.increase(0.1)
     torch.testing.assert_close(one.step(0.1), torch.cat([found.present, found.new], 1))
-    alone = one.chosen(torch.zeros(0, dtype=torch.long))
+    alone = chosen(one, torch.zeros(0, dtype=torch.long))
     torch.testing.assert_close(alone.step(0.0), -torch.linalg.solve(one.S, one.G[:, :4]) @ one.A[:4, :4].inverse())
+
+
+@pytest.mark.parametrize("damping", [0.0, 0.1, 3.0])
+def test_a_diagonal_fisher_factor_is_that_matrix(damping):
+    one = reading(0, units=5, entries=2)
+    flat = replace(one, S=one.S.diagonal())
+    full = replace(one, S=torch.diag(flat.S))
+    assert greedy([flat], damping).tolist() == greedy([full], damping).tolist()
+    found, expected = flat.increase(damping), full.increase(damping)
+    assert (found.score, found.bound) == pytest.approx((expected.score, expected.bound))
+    step = full.step(damping)
+    torch.testing.assert_close(flat.step(damping), step)
+    assert flat.quadratic(step) == pytest.approx(full.quadratic(step))
+
+
+def test_outputs_of_which_a_diagonal_factor_knows_nothing_get_no_step():
+    one = reading(0)
+    found = replace(one, S=torch.tensor([2.0, 0.0, 1.0]).double()).increase(0.0)
+    assert found.new.abs().sum(1).ne(0).tolist() == [True, False, True]
+    assert not replace(one, S=torch.zeros(3).double()).increase(0.1).new.any()
+
+
+def test_the_quadratic_along_a_step_is_that_of_the_kronecker_product():
+    one = reading(0)
+    step = one.step(0.1)
+    slope, curvature = one.quadratic(step)
+    assert slope == pytest.approx(-float((step * one.G).sum()))
+    assert curvature == pytest.approx(float(step.flatten() @ torch.kron(one.S, one.A) @ step.flatten()))

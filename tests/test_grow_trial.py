@@ -1,16 +1,21 @@
 """New units on trial: function kept, statistics true, and what is applied is what was tried."""
 
 import copy
+import time
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from outgrow.errors import InputError
+from outgrow.grow.folds import DAMPINGS
 from outgrow.grow.gain import mean_loss
+from outgrow.grow.norms import settle
 from outgrow.grow.objective import OutputLoss
+from outgrow.grow.proposals import NAMES, propose_all
 from outgrow.grow.sample import Batch
-from outgrow.grow.trial import DAMPING, DAMPINGS, Trial, can_try, tried
+from outgrow.grow.trial import DAMPING, Trial, can_try, tried
 from outgrow.models.seed import Seed
 from outgrow.net.axes import axes
 from outgrow.net.widening import Widening, widen
@@ -237,39 +242,69 @@ def test_units_whose_reader_is_never_called_gain_nothing():
     assert (score, bound, trial.judged([tangent], [batch]).alone(0).gain) == (0, 0, 0)
 
 
-@pytest.mark.parametrize("kind", ["resnet", "concat"])
-def test_all_statistics_can_be_settled_and_are_those_of_the_batches_in_train_mode(kind):
-    model = model_of(kind, torch.float64)
-    found = axes(model, torch.zeros(1, 1, 8, 8).double())
-    growing = [axis for axis in found if not can_try(model, axis)]
-    batches = [Batch(b.inputs.double(), b.target, b.size) for b in data()]
-    for batch in batches:
-        model(batch.inputs)
-    widenings = [Widening(axis, 2) for axis in growing]
-    trial = Trial(model, found, widenings, batches, CE, torch.Generator().manual_seed(0), 0.1, settle_all=True)
-    expected = copy.deepcopy(model).train()
-    for norm in expected.modules():
-        if isinstance(norm, nn.modules.batchnorm._BatchNorm):
-            norm.reset_running_stats()
-            norm.momentum = None
-    for batch in batches:
-        expected(batch.inputs)
-    x = batches[0].inputs
-    torch.testing.assert_close(trial.model(x), expected.eval()(x))
-    assert not torch.allclose(trial.model(x), model.eval()(x), atol=1e-3)
-    assert not any(module.training for module in trial.model.modules())
-
-
-def test_norms_that_the_user_keeps_in_eval_mode_are_not_settled_anew():
-    model = model_of("concat")
-    model.norm.eval()
+def test_norms_in_a_row_have_the_statistics_of_what_reaches_them():
+    """New channels of the second are reached by those of the first, through a depthwise convolution."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(1, 3, 3),
+        nn.BatchNorm2d(3),
+        nn.ReLU(),
+        nn.Conv2d(3, 3, 3, groups=3),
+        nn.BatchNorm2d(3),
+        nn.Flatten(),
+        nn.Linear(48, 3),
+    )
+    batches = data()[1:]
+    model(10 * batches[0].inputs)
     found = axes(model, torch.zeros(1, 1, 8, 8))
-    growing = [axis for axis in found if not can_try(model, axis)]
-    widenings = [Widening(axis, 2) for axis in growing]
-    trial = Trial(model, found, widenings, data(), CE, torch.Generator(), 0.1, settle_all=True)
-    keep = trial._stage.changes["norm.running_mean"].keep[0]
-    assert torch.equal(trial.model.norm.running_mean[keep], model.norm.running_mean)
-    assert bool((trial.model.norm.running_var != 1).sum() == 4)  # of the new channels
+    (axis,) = (axis for axis in found if not can_try(model, axis))
+    trial = Trial(model, found, [Widening(axis, 2)], batches, CE, torch.Generator().manual_seed(0), 0.1)
+    x = trial.model[:4](batches[0].inputs).transpose(0, 1).flatten(1)
+    torch.testing.assert_close(trial.model[4].running_mean[3:], x.mean(1)[3:])
+    torch.testing.assert_close(trial.model[4].running_var[3:], x.var(1)[3:])
+
+
+def test_hooks_are_gone_after_an_exception():
+    model = nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 2))
+    with pytest.raises(RuntimeError):
+        settle(model, {"0": torch.arange(3)}, [Batch(torch.zeros(4, 4), torch.zeros(4, dtype=torch.long), 4)], CE)
+    assert not model[0]._forward_pre_hooks
+
+
+def test_frozen_biases_stay():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 3))
+    model[2].bias.requires_grad_(False)
+    x, y = torch.randn(80, 6), torch.randint(3, (80,))
+    found = axes(model, x[:1])
+    (axis,) = (axis for axis in found if not can_try(model, axis))
+    trial = Trial(model, found, [Widening(axis, 2)], [Batch(x, y, 80)], CE, torch.Generator().manual_seed(0))
+    assert list(trial.present_step()) == list(trial.scored(axis.name, 2)[2]) == ["2.weight"]
+
+
+@pytest.mark.parametrize("setting", ["fisher", "convention"])
+def test_how_moments_are_taken_can_be_said(setting):
+    model = model_of("mlp")
+    found = axes(model, torch.zeros(1, 1, 8, 8))
+    widenings = [Widening(axis, 2) for axis in found if not can_try(model, axis)]
+    with pytest.raises(InputError, match=f"unknown {setting} 'other'"):
+        Trial(model, found, widenings, data(), CE, torch.Generator(), **{setting: "other"})
+
+
+@pytest.mark.parametrize("kind", NAMES)
+def test_a_head_of_very_many_classes_is_checked_in_no_time(kind):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 16), nn.ReLU(), nn.Linear(16, 6000))
+    x, y = torch.randn(64, 5), torch.randint(6000, (64,))
+    found, batches = axes(model, x[:1]), [Batch(x, y, 64)]
+    (axis,) = (axis for axis in found if not can_try(model, axis))
+    start = time.process_time()
+    widenings = propose_all(kind, model, {axis: 2}, batches, CE, torch.Generator().manual_seed(0))
+    trial = Trial(model, found, widenings, batches, CE, torch.Generator().manual_seed(0))
+    judged = trial.judged([trial.present_step(), trial.scored(axis.name, 2)[2]], batches)
+    assert time.process_time() - start < 2
+    assert judged.alone(0).gain > 0
+    assert judged.alone(1).gain > 0
 
 
 def dying(bias):
@@ -328,7 +363,7 @@ def test_a_damping_is_chosen_for_each_axis_where_none_is_given(kind):
 
 
 def test_a_wide_layer_has_a_fixed_damping(monkeypatch):
-    monkeypatch.setattr("outgrow.grow.trial.WIDE", 3)
+    monkeypatch.setattr("outgrow.grow.weights.WIDE", 3)
     _, _, _, trial = trial_of("mlp", damping=None)
     assert set(trial.dampings.values()) == {DAMPING}
 

@@ -170,6 +170,17 @@ def test_autocast_changes_nothing_in_a_check():
     assert events[0].candidates == events[1].candidates
 
 
+@pytest.mark.parametrize("options", [{"fisher": "empirical"}, {"convention": "reduce"}])
+def test_other_factors_only_where_asked_for(options):
+    scores = []
+    for chosen in ({}, options):
+        _, _, x, y, grower = trained(policy=Every(2, 2), **chosen)
+        scores.append([candidate.score for candidate in grower.check([(x, y)]).candidates])
+    assert (scores[0] == scores[1]) == ("convention" in options)  # one position: the conventions are one
+    with pytest.raises(InputError, match="choose one of"):
+        trained(**dict.fromkeys(options, "other"))
+
+
 def test_outputs_may_be_any_nest_of_tensors():
     class Answers(nn.Sequential):
         def forward(self, x):

@@ -6,22 +6,25 @@ with features that nothing has read so far.
 """
 
 import copy
+import math
 from collections.abc import Iterator, Sequence
 from itertools import chain
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.flop_counter import FlopCounterMode
 
 from outgrow.grow.gain import Judgement, judge
+from outgrow.grow.gradient import mean_gradients
 from outgrow.grow.kink import Halfway, OneSided
-from outgrow.grow.moments import take_moments
+from outgrow.grow.moments import Convention, Fisher, take_moments
+from outgrow.grow.norms import settle, tracking
 from outgrow.grow.objective import Objective, Tangent
 from outgrow.grow.patches import is_mixer
 from outgrow.grow.pieces import layer_step, layers_among, pieces_of, weighed
 from outgrow.grow.sample import Batch, examples_in, few
+from outgrow.grow.weights import sizes_of
 from outgrow.models.residual import Residual
 from outgrow.net.counts import settled
 from outgrow.net.deepen import late_first, prepared
@@ -32,7 +35,7 @@ from outgrow.net.setting import apply_settings_
 from outgrow.net.surgery import insert_, tensors_of
 from outgrow.net.survey import survey
 
-MAX_FEATURES = 1200  # of a layer whose present step is taken
+MAX_FEATURES = 1200  # or outputs, of a layer whose present step is taken
 MAX_EXAMPLES = 1024  # that weigh the pieces
 
 
@@ -48,6 +51,8 @@ class BlockTrial:
         damping: Share of the mean diagonal that is added to every factor.
         init: Weights of a copied block that are not zero, as for `outgrow.deepen_`.
         example: One input of the model; the first ones of the batches where absent.
+        fisher: Which Fisher matrix is approximated in layers; see `take_moments`.
+        convention: How positions enter its factors; see `take_moments`.
     """
 
     def __init__(
@@ -60,6 +65,9 @@ class BlockTrial:
         damping: float,
         init: str = "copy",
         example: Example | None = None,
+        *,
+        fisher: Fisher = "true",
+        convention: Convention = "expand",
     ) -> None:
         self.model = copy.deepcopy(model).eval()
         self.model.zero_grad(set_to_none=True)
@@ -78,12 +86,13 @@ class BlockTrial:
             name: [p for p in nn.ModuleList(made.modules).parameters() if id(p) not in old]
             for name, made in self._made.items()
         }
-        self._settle_statistics([module for module in names if module not in before], batches)
+        norms = {path: norm for path, norm in tracking(self.model).items() if norm not in before}
+        settle(self.model, {path: torch.arange(norm.num_features) for path, norm in norms.items()}, batches, objective)
         self._flops = _flops_by_module(self.model, few(example, 1))
-        self._present = [names[m] for m in before if m in names and is_mixer(m) and _features(m) <= MAX_FEATURES]
+        self._present = [names[m] for m in before if m in names and is_mixer(m) and max(sizes_of(m)) <= MAX_FEATURES]
         self._weighing = list(_first(batches, MAX_EXAMPLES))
         self._scored: dict[str, tuple[float, float, Tangent]] = {}
-        self._take_pieces(batches, generator)
+        self._take_pieces(batches, generator, fisher, convention)
         self.model.requires_grad_(False)
 
     def scored(self, place: str) -> tuple[float, float, Tangent]:
@@ -110,12 +119,12 @@ class BlockTrial:
     def present_step(self) -> Tangent:
         """Return the natural-gradient step of the present weights of linear layers and convolutions.
 
-        Layers that read more than `MAX_FEATURES` features are left out.
+        Layers of more than `MAX_FEATURES` features or outputs are left out.
         """
         tangent: dict[str, Tensor] = {}
         for path in self._present:
-            if path in self.moments:
-                tangent.update(layer_step(self.model, path, self.moments[path], self.damping))
+            if moments := self.moments.get(path):
+                tangent.update(layer_step(self.model, path, moments, self.damping, moments.bias_moves))
         return tangent
 
     def cost(self, place: str) -> tuple[int, int]:
@@ -163,31 +172,25 @@ class BlockTrial:
                     found[f"{names[real]}.{within}"] = parameter.detach() + step * value.to(parameter)
         return found
 
-    def _take_pieces(self, batches: Sequence[Batch], generator: torch.Generator) -> None:
+    def _take_pieces(
+        self, batches: Sequence[Batch], generator: torch.Generator, fisher: Fisher, convention: Convention
+    ) -> None:
         """Take the moments, and from them and other Fisher matrices the pieces of every place's direction."""
         moving = {name: self._moving(name) for name in self._places}
         new = chain.from_iterable(layers_among(self.model, names) for names in moving.values())
         layers = list(dict.fromkeys((*self._present, *new)))
         with Halfway():
-            self.moments = take_moments(self.model, layers, batches, self.objective, generator)
+            self.moments = take_moments(
+                self.model, layers, batches, self.objective, generator, convention=convention, fisher=fisher
+            )
             self._pieces = pieces_of(
                 self.model, moving, self.moments, self._weighing, self.objective, generator, self.damping
             )
-            self._gradients = {name: self._gradient_norm(names) for name, names in moving.items()}
+            names = dict.fromkeys(chain.from_iterable(moving.values()))
+            gradients = mean_gradients(self.model, names, self._weighing, self.objective)
+        self._gradients = {place: _norm([gradients[name] for name in names]) for place, names in moving.items()}
         self.factor_flops = sum(moments.flops for moments in self.moments.values())
         self.passes = 6.0 + (8 + sum(map(len, self._pieces.values()))) * min(MAX_EXAMPLES / examples_in(batches), 1.0)
-
-    @torch.enable_grad()
-    def _gradient_norm(self, names: Sequence[str]) -> float:
-        """The norm of the gradient of the mean loss with respect to parameters."""
-        parameters = [self.model.get_parameter(name) for name in names]
-        sums = [torch.zeros_like(parameter) for parameter in parameters]
-        for batch in self._weighing:
-            answer = self.objective.answer(self.model, batch)
-            grads = torch.autograd.grad(answer.values, parameters, answer.gradient(), allow_unused=True)
-            for total, grad in zip(sums, grads, strict=True):
-                total += 0.0 if grad is None else grad
-        return float(sum(total.double().square().sum() for total in sums)) ** 0.5 / examples_in(self._weighing)
 
     def _moving(self, place: str) -> list[str]:
         """The parameters of a block that have a gradient: what is zero, or all of a layer at the identity."""
@@ -199,32 +202,6 @@ class BlockTrial:
             last = "body.1." if isinstance(module, Residual) else ""
             found += [f"{path}.{name}" for name, _ in module.named_parameters() if name.startswith(last)]
         return found
-
-    @torch.no_grad()
-    def _settle_statistics(self, new: Sequence[nn.Module], batches: Sequence[Batch]) -> None:
-        """Give every BatchNorm of a new block the mean and variance of what reaches it, in one pass in eval mode.
-
-        A norm takes on what it has seen so far before it runs, so that the next norm of the block is reached by what
-        it would be reached by; of several batches, later ones tell the first norm what earlier ones have passed.
-        """
-        norms = [module for module in new if isinstance(module, _BatchNorm) and module.running_mean is not None]
-        sums: dict[nn.Module, Tensor] = {}
-
-        def settle(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            x = inputs[0].transpose(0, 1).flatten(1).double()
-            seen = torch.stack([torch.full_like(x[:, 0], x.shape[1]), x.sum(1), x.square().sum(1)])
-            sums[norm] = count, total, squares = sums.get(norm, 0) + seen
-            mean = total / count
-            norm.get_buffer("running_mean").copy_(mean)
-            norm.get_buffer("running_var").copy_(
-                (squares - count * mean.square()).clamp_min(0) / (count - 1).clamp_min(1)
-            )
-
-        handles = [norm.register_forward_pre_hook(settle) for norm in norms]
-        for batch in batches if norms else ():
-            self.objective.mean(self.model, batch, {})
-        for handle in handles:
-            handle.remove()
 
 
 def can_try_place(model: nn.Module, place: Place) -> str:
@@ -249,10 +226,8 @@ def _put_in_(model: nn.Module, place: Place, insertion: Insertion, example: Exam
     apply_settings_(model, settings)
 
 
-def _features(layer: nn.Module) -> int:
-    weight = layer.weight
-    assert isinstance(weight, Tensor)
-    return max(weight[0].numel() + 1, len(weight))
+def _norm(tensors: Sequence[Tensor]) -> float:
+    return math.sqrt(sum(float(tensor.square().sum()) for tensor in tensors))
 
 
 def _first(batches: Sequence[Batch], count: int) -> Iterator[Batch]:

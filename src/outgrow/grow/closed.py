@@ -16,17 +16,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from outgrow.grow.cross import Route, cross_moments, route
-from outgrow.grow.folds import best_on_the_other, drop, folds
+from outgrow.grow.folds import DAMPINGS, best_on_the_other, drop, folds
 from outgrow.grow.moments import Moments, merged, take_moments
 from outgrow.grow.objective import Objective
 from outgrow.grow.sample import Batch, examples_in
+from outgrow.grow.weights import is_wide
 from outgrow.net.axis import Axis
 from outgrow.net.widening import Widening
 
-DAMPINGS = (0.01, 0.1, 1.0, 10.0)  # of the mean eigenvalue of A_x, to choose from
-INPUT_DAMPING = 1.0  # where a layer is too wide to choose
-WIDE = 2048  # features of a producer or consumer, beyond which moments are not taken fold by fold
+INPUT_DAMPING = 1.0  # of A_x, where a layer is too wide to choose
 OUTPUT_DAMPING = 0.01  # of S
+TINY = 1e-30  # of an eigenvalue of S: of outputs that nothing is known of
 OVERSAMPLING = 8  # of the subspace that holds the leading singular vectors
 ITERATIONS = 8
 
@@ -45,7 +45,7 @@ def closed(
     layers = list(dict.fromkeys(path for one in routes.values() for path in one.modules))
     if not layers:
         return [Widening(axis, count) for axis, count in units.items()]
-    parts = [batches] if any(_features(model, path) > WIDE for path in layers) else folds(batches)
+    parts = [batches] if any(is_wide(model.get_submodule(path)) for path in layers) else folds(batches)
     moments = [take_moments(model, layers, part, objective, generator) for part in parts]
     whole = merged(moments)
     routes = {axis: one for axis, one in routes.items() if all(path in m for path in one.modules for m in moments)}
@@ -128,7 +128,8 @@ def leading(matrix: Tensor, count: int) -> Tensor:
     basis = torch.linalg.qr(matrix @ start)[0]
     for _ in range(ITERATIONS):
         basis = torch.linalg.qr(matrix @ (matrix.mT @ basis))[0]
-    return (basis @ torch.linalg.svd(basis.mT @ matrix)[0])[:, :count]
+    small = torch.linalg.qr(matrix.mT @ basis, mode="r")[1].mT  # basis^T matrix, but for a rotation of the columns
+    return (basis @ torch.linalg.svd(small)[0])[:, :count]
 
 
 def _directions(inputs: Sequence[Input], examples: Sequence[int], units: int) -> Tensor:
@@ -150,22 +151,18 @@ def _input(
 ) -> Input:
     """A_x of one fold, and its cross moment with the whitened residuals of all readers side by side."""
     white = [
-        torch.einsum("oik,op->ipk", cross, _root(whole[member.module].S.double())).flatten(1)
+        _whitened(whole[member.module].S.double(), cross).movedim(0, 1).flatten(1)
         for cross, member in zip(crosses, one.readers, strict=True)
     ]
     return moments[one.maker.module].A[: len(white[0]), : len(white[0])].double(), torch.cat(white, 1)
 
 
-def _root(S: Tensor) -> Tensor:
-    """S^-1/2, damped; zeros where nothing is known of any output."""
+def _whitened(S: Tensor, cross: Tensor) -> Tensor:
+    """S^-1/2 times a cross moment [outputs, inputs, kernel], S damped."""
+    if S.ndim == 1:
+        return cross * (S + OUTPUT_DAMPING * S.mean()).clamp_min(TINY).rsqrt()[:, None, None]
     values, vectors = torch.linalg.eigh(S + OUTPUT_DAMPING * S.diagonal().mean() * torch.eye(len(S)).to(S))
-    return vectors @ (vectors / values.clamp_min(1e-30).sqrt()).mT
-
-
-def _features(model: nn.Module, path: str) -> int:
-    weight = model.get_submodule(path).weight
-    assert isinstance(weight, Tensor)
-    return weight[0].numel()
+    return torch.tensordot(vectors @ (vectors / values.clamp_min(TINY).sqrt()).mT, cross, 1)
 
 
 def _widening(

@@ -18,6 +18,7 @@ from outgrow.grow.objective import Objective
 from outgrow.grow.patches import is_mixer, read_rows
 from outgrow.grow.sample import Batch, examples_in
 from outgrow.grow.score import solve
+from outgrow.grow.weights import weights_of
 from outgrow.net.axis import Axis, Member
 
 RESIDUAL_DAMPING = 0.01  # of the regression of u on what the consumer reads
@@ -46,7 +47,9 @@ class Route:
 def route(model: nn.Module, axis: Axis) -> Route | None:
     """Return the route of an axis; None where several layers hand it out, or one is frozen or of another kind."""
     modules = [model.get_submodule(member.module) for member in (*axis.producers, *axis.consumers)]
-    if len(axis.producers) != 1 or not all(is_mixer(module) and _weight(module).requires_grad for module in modules):
+    if len(axis.producers) != 1 or not all(
+        is_mixer(module) and weights_of(module)[0].requires_grad for module in modules
+    ):
         return None
     if not all(isinstance(reader, (nn.Linear, type(modules[0]))) for reader in modules[1:]):
         return None
@@ -116,18 +119,12 @@ def _moment(modules: Mapping[str, nn.Module], one: Route, member: Member, made: 
     return _weight_gradient(modules[member.module], call.read, features, u, member.index.shape[1]).double()
 
 
-def _weight(module: nn.Module) -> Tensor:
-    weight = module.weight
-    assert isinstance(weight, Tensor)
-    return weight
-
-
 def _regressed(module: nn.Module, x: Tensor, regression: Tensor) -> Tensor:
     """What a regression [outputs, features] makes of what a layer reads."""
-    weight = _weight(module)
+    weight, *biases = weights_of(module)
     features = weight[0].numel()
     values = {"weight": regression[:, :features].reshape(weight.shape).to(weight)}
-    if module.bias is not None:
+    if biases:
         values["bias"] = regression[:, features].to(weight)
     return torch.func.functional_call(module, values, x)
 

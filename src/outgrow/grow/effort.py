@@ -3,7 +3,7 @@
 A check puts n examples of part A and n of part B through the model with the new units, WIDER times as wide, so with
 `forward` FLOPs of an example now, f = WIDER^2 forward, and D directions to judge, it takes about
 
-    A: n f A_PASSES              statistics of norms, the moments' forward pass, the backward passes of the
+    A: n f (A_PASSES + more)     statistics of norms, the moments' forward pass, the backward passes of the
                                  gradient (weights and inputs, 2) and of the noise (inputs, 1)
     A: 2 r (a^2 + s^2)           the factors of a layer with a features and s outputs, from its r rows
        (a^3 + s^3) / 3           their Cholesky factors
@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from outgrow.grow.moments import ROWS_PER_FEATURE, hooked, positions_for
 from outgrow.grow.patches import groups_of, has_rows, position_count
 from outgrow.grow.sample import as_tensors, chunk_of
+from outgrow.grow.weights import WIDE
 from outgrow.net.inputs import Example, call
 from outgrow.net.preserve import frozen_state
 
@@ -58,10 +59,14 @@ class Load:
         return min(positions_for(max(self.features, self.outputs), examples, rows_per_feature), max(self.calls))
 
     def flops(self, examples: int, positions: int, wider: float = 1.0) -> float:
-        """Return the FLOPs of both factors and of a Cholesky factor of each, with layers `wider` times as wide."""
+        """Return the FLOPs of both factors and of a Cholesky factor of each, with layers `wider` times as wide.
+
+        Of more than `WIDE` outputs only the diagonal is taken.
+        """
         rows = examples * sum(min(count, positions) for count in self.calls)
-        sizes = wider * self.features, wider * self.outputs
-        return self.groups * sum(2 * rows * size**2 + size**3 / 3 for size in sizes)
+        features, outputs = wider * self.features, wider * self.outputs
+        on_outputs = 2 * rows * outputs if outputs > WIDE else 2 * rows * outputs**2 + outputs**3 / 3
+        return self.groups * (2 * rows * features**2 + features**3 / 3 + on_outputs)
 
 
 @dataclass(frozen=True)
@@ -71,7 +76,7 @@ class Effort:
     Args:
         examples: Of each part of the sample.
         positions: Positions of each example that a call of a layer gives to its factors, by the layer's path.
-        flops: What the check will take, about.
+        flops: What the check will take, about: its operations, and those that could be done while modules start.
     """
 
     examples: int
@@ -87,6 +92,7 @@ class Workload:
         loads: The layers whose factors are taken, by path.
         forward: Forward FLOPs of one example of the model as it is.
         directions: How many directions are judged.
+        more: Further forward passes over part A, such as a proposal takes.
         start: What starting one pass through the model costs, in the FLOPs that could be done meanwhile.
 
     Examples:
@@ -100,6 +106,7 @@ class Workload:
     forward: int
     directions: int
     start: float = 0.0
+    more: float = 0.0
 
     def effort(self, examples: int, rows_per_feature: float = ROWS_PER_FEATURE) -> Effort:
         """Return what a check of so many examples a part takes.
@@ -110,8 +117,8 @@ class Workload:
         """
         positions = {path: load.positions(examples, rows_per_feature) for path, load in self.loads.items()}
         drops = DROPS * self.directions
-        passes = A_PASSES + B_PASSES + drops
-        starts = (A_STARTS + B_STARTS + drops) * (examples / chunk_of(self.forward) + 1)
+        passes = A_PASSES + self.more + B_PASSES + drops
+        starts = (A_STARTS + self.more + B_STARTS + drops) * (examples / chunk_of(self.forward) + 1)
         factors = sum(load.flops(examples, positions[path], WIDER) for path, load in self.loads.items())
         return Effort(
             examples, positions, int(passes * examples * WIDER**2 * self.forward + starts * self.start + factors)

@@ -33,7 +33,7 @@ class Expand:
     Args:
         module: The layer.
         A: Where sums of a a^T go [groups, features, features], or [features, features].
-        S: Where sums of u u^T go, likewise.
+        S: Where sums of u u^T go, likewise, or those of its diagonal [groups, outputs], or [outputs].
         bias: Whether the constant 1 is appended to a.
         size: Examples of the batch.
         total: Examples of all batches, which the means are over.
@@ -87,7 +87,7 @@ class Reduce:
     Args:
         module: The layer.
         A: Where sums of a a^T go [groups, features, features], or [features, features].
-        S: Where sums of u u^T go, likewise.
+        S: Where sums of u u^T go, likewise, or those of its diagonal [groups, outputs], or [outputs].
         bias: Whether the constant 1 is appended to a.
         size: Examples of the batch.
         total: Examples of all batches, which the means are over.
@@ -135,19 +135,21 @@ def add_square_(total: Tensor, rows: Tensor, groups: int, bias: bool, weight: fl
     """Add weight * rows^T rows of each group to a sum, multiplied in float32 at least.
 
     Args:
-        total: The sum [groups, size, size], or [size, size].
+        total: The sum [groups, size, size], or [size, size]; or its diagonal [groups, size], or [size].
         rows: What to add [rows, groups * size], without the constant.
         groups: How many groups the entries of a row are in.
         bias: Whether to append the constant 1 to each group.
         weight: What the product is multiplied with.
     """
     rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
-    if total.ndim == 3:
+    if groups > 1:
         rows = rows.unflatten(1, (groups, -1)).transpose(0, 1)
     if bias:
         rows = torch.cat([rows, rows.new_ones(*rows.shape[:-1], 1)], -1)
     with torch.no_grad(), torch.autocast(total.device.type, enabled=False):
-        if total.dtype != rows.dtype:
+        if total.ndim < rows.ndim:
+            total.add_(rows.square().sum(-2), alpha=weight)
+        elif total.dtype != rows.dtype:
             total.add_(rows.mT @ rows, alpha=weight)
         elif total.ndim == 3:
             total.baddbmm_(rows.mT, rows, alpha=weight)

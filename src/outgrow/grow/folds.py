@@ -10,6 +10,8 @@ from torch.utils import _pytree as pytree
 from outgrow.errors import InputError
 from outgrow.grow.sample import Batch, examples_in
 
+DAMPINGS = (0.01, 0.1, 1.0, 10.0)  # of a mean diagonal, to choose from
+
 Part = TypeVar("Part")
 
 

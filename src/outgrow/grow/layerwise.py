@@ -74,7 +74,8 @@ def expand_by_layers(
     calls: list[tuple[str, Tensor, GradientEdge]] = []
 
     def keep(path: str, read: Tensor, written: Tensor) -> None:
-        calls.append((path, read.detach(), get_gradient_edge(written)))
+        if written.requires_grad:  # else it leads nowhere, as in a part without gradients
+            calls.append((path, read.detach(), get_gradient_edge(written)))
 
     with _learning(weights):
         with hooked(modules, keep):

@@ -17,7 +17,11 @@ features and outputs of one group.
 u is drawn with the Hessian of the loss as covariance, so F is the true Fisher; G is exact on the sample. Expand samples
 rows, uniformly, so that A and S stay unbiased; reduce takes all positions, which costs one row an example. Products of
 rows are taken in float32 at least, whatever autocast says, and summed in float64, or in float32 for layers of more than
-`LARGE` features or outputs.
+`weights.WIDE` features or outputs.
+
+Of a layer with more than that many outputs, as a head of very many classes, S is the diagonal of the above alone,
+[outputs] or [groups, outputs]: a dense one would take more memory and time than all else, and has more entries than
+there are examples to tell of them. At a softmax, whose S is diag(p) - p p^T, that leaves out shares p_i p_j.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -34,12 +38,12 @@ from outgrow.grow.factors import Expand, Reduce
 from outgrow.grow.objective import Answer, Objective
 from outgrow.grow.patches import groups_of, has_rows
 from outgrow.grow.sample import Batch, examples_in
+from outgrow.grow.weights import has_many_outputs, is_wide, matrix_of, sizes_of, weights_of
 
 Convention = Literal["expand", "reduce"]
 Fisher = Literal["true", "empirical"]
 
 ROWS_PER_FEATURE = 32  # residuals fitted on n rows with k features lose k/n of pure noise: 3 %
-LARGE = 2048  # features or outputs: beyond them factors are float32
 
 
 @dataclass
@@ -48,10 +52,11 @@ class Moments:
 
     Args:
         A: Second moment of what it reads [features, features].
-        S: Fisher factor of what it writes [outputs, outputs].
+        S: Fisher factor of what it writes [outputs, outputs], or its diagonal [outputs].
         G: Gradient of the mean loss with respect to its weights, the bias as the last column [outputs, features].
         kernel: Features of one input channel.
         bias: Whether the last feature is the constant 1.
+        bias_moves: Whether there is a bias that is not frozen.
         rows: How many rows, examples times positions, were summed.
         examples: How many examples the means are over.
     """
@@ -61,14 +66,24 @@ class Moments:
     G: Tensor
     kernel: int
     bias: bool
+    bias_moves: bool
     rows: int = 0
     examples: int = 0
 
     @property
     def flops(self) -> int:
         """FLOPs of the sums a a^T and u u^T, and of one Cholesky factor of each."""
-        groups = self.A[..., 0, 0].numel()
-        return groups * sum(2 * self.rows * size**2 + size**3 // 3 for size in self.G.shape[-2:])
+        return 2 * self.rows * (self.A.numel() + self.S.numel()) + self.cholesky_flops
+
+    @property
+    def cholesky_flops(self) -> int:
+        """FLOPs of one Cholesky factor of A, and of S where that is no diagonal."""
+        dense = [self.A] if self.S.ndim < self.A.ndim else [self.A, self.S]
+        return sum(matrix.numel() * matrix.shape[-1] // 3 for matrix in dense)
+
+    def among(self, outputs: Tensor) -> Tensor:
+        """Return S, or its diagonal, among some outputs of an ungrouped layer."""
+        return self.S[outputs] if self.S.ndim == 1 else self.S[outputs][:, outputs]
 
     def features_of(self, channels: Tensor, bias: bool = False) -> Tensor:
         """Return the features that belong to input channels of a group, and the constant if asked for and there."""
@@ -127,10 +142,12 @@ def take_moments(
         InputError: The convention or the Fisher matrix is unknown, or it is `reduce` where the rows that a layer reads
             are not a whole number an example.
     """
-    _demand_known("convention", convention, get_args(Convention))
-    _demand_known("fisher", fisher, get_args(Fisher))
+    demand_known("convention", convention, get_args(Convention))
+    demand_known("fisher", fisher, get_args(Fisher))
     named = {path: model.get_submodule(path) for path in layers}
-    modules = {path: module for path, module in named.items() if has_rows(module) and _weights(module)[0].requires_grad}
+    modules = {
+        path: module for path, module in named.items() if has_rows(module) and weights_of(module)[0].requires_grad
+    }
     total = examples_in(batches)
     found = {path: _zeros(module, total) for path, module in modules.items()}
     wanted = {
@@ -198,11 +215,12 @@ def hooked(modules: Mapping[str, nn.Module], keep: Callable[[str, Tensor, Tensor
 
 @contextmanager
 def recorded_calls(modules: Mapping[str, nn.Module]) -> Iterator[dict[str, list[Call]]]:
-    """Record every call of the modules."""
+    """Record every call of the modules, but for those without a graph."""
     calls: dict[str, list[Call]] = {path: [] for path in modules}
 
     def keep(path: str, read: Tensor, written: Tensor) -> None:
-        calls[path].append(Call(read.detach(), written.detach(), get_gradient_edge(written)))
+        if written.requires_grad:
+            calls[path].append(Call(read.detach(), written.detach(), get_gradient_edge(written)))
 
     with hooked(modules, keep):
         yield calls
@@ -236,14 +254,14 @@ def _back_propagate(
     """Add the gradients of the weights to G, and finish the factors with those of what the layers wrote."""
     if not called:
         return
-    weights = {id(w): w for module in called.values() for w in _weights(module) if w.requires_grad}
+    weights = {id(w): w for module in called.values() for w in weights_of(module) if w.requires_grad}
     arrivals = [edge for path in called for edge in edges[path]]
     inputs = [*weights.values(), *(arrivals if fisher == "empirical" else ())]
     more = fisher == "true"
     grads = torch.autograd.grad(answer.values, inputs, answer.gradient(), retain_graph=more, allow_unused=True)
     of_weight = dict(zip(weights, grads, strict=False))
     for path, module in called.items():
-        gradient = _flat(module, [of_weight.get(id(w)) for w in _weights(module)])
+        gradient = matrix_of(module, [of_weight.get(id(w)) for w in weights_of(module)])
         found[path].G.add_(gradient.view_as(found[path].G), alpha=1 / found[path].examples)
     if more:
         grads = torch.autograd.grad(answer.values, arrivals, answer.draw(generator), allow_unused=True)
@@ -253,33 +271,32 @@ def _back_propagate(
         found[path].rows += factors[path].rows
 
 
-def _weights(module: nn.Module) -> list[Tensor]:
-    weight, bias = module.weight, module.bias
-    assert isinstance(weight, Tensor)
-    return [weight, bias] if isinstance(bias, Tensor) else [weight]
-
-
 def _zeros(module: nn.Module, examples: int) -> Moments:
-    weights, groups = _weights(module), groups_of(module)
-    outputs, features = len(weights[0]) // groups, weights[0][0].numel() + len(weights) - 1
+    weights, groups = weights_of(module), groups_of(module)
+    outputs, features = sizes_of(module)
     kernel = weights[0][0, 0].numel() if weights[0].ndim > 2 else 1
-    dtype = torch.float64 if max(outputs, features) <= LARGE else torch.float32
+    dtype = torch.float32 if is_wide(module) else torch.float64
     lead = [groups] if groups > 1 else []
 
     def zeros(*size: int) -> Tensor:
         return torch.zeros(*lead, *size, dtype=dtype, device=weights[0].device)
 
-    A, S, G = zeros(features, features), zeros(outputs, outputs), zeros(outputs, features)
-    return Moments(A, S, G, kernel, len(weights) > 1, examples=examples)
+    A, G = zeros(features, features), zeros(outputs, features)
+    S = zeros(outputs) if has_many_outputs(module) else zeros(outputs, outputs)
+    moves = any(bias.requires_grad for bias in weights[1:])
+    return Moments(A, S, G, kernel, len(weights) > 1, moves, examples=examples)
 
 
-def _flat(module: nn.Module, grads: Sequence[Tensor | None]) -> Tensor:
-    """The gradients of weight and bias as one matrix [outputs, features]."""
-    weights = _weights(module)
-    parts = [torch.zeros_like(w) if g is None else g for w, g in zip(weights, grads, strict=True)]
-    return torch.cat([part.reshape(len(part), -1) for part in parts], 1)
+def demand_known(name: str, value: str, known: tuple[str, ...]) -> None:
+    """Check that an option has one of its values.
 
+    Args:
+        name: Of the option, in words.
+        value: What was given.
+        known: Its values.
 
-def _demand_known(name: str, value: str, known: tuple[str, ...]) -> None:
+    Raises:
+        InputError: It is another one.
+    """
     if value not in known:
         raise InputError(f"unknown {name} '{value}': choose one of {', '.join(known)}")

@@ -11,6 +11,7 @@ from outgrow.grow.block import BlockTrial
 from outgrow.grow.effort import A_PASSES
 from outgrow.grow.event import Candidate
 from outgrow.grow.gain import Gain, Judgement, Worth, confirmed, joint, mean_loss, realised, worths
+from outgrow.grow.moments import Convention, Fisher
 from outgrow.grow.objective import Objective, Tangent
 from outgrow.grow.proposals import PASSES, propose_all
 from outgrow.grow.sample import Batch, Sample, examples_in
@@ -76,6 +77,8 @@ class Setup:
         proposal: How units are proposed, by name.
         positions: How many positions of each example are read, by layer; see `take_moments`.
         jump_start: Whether the steps that gains stand for will be taken.
+        fisher: Which Fisher matrix the factors approximate, `true` or `empirical`.
+        convention: How positions enter the factors, `expand` or `reduce`.
     """
 
     model: nn.Module
@@ -90,6 +93,8 @@ class Setup:
     proposal: str = "random"
     positions: Mapping[str, int] | None = None
     jump_start: bool = False
+    fisher: Fisher = "true"
+    convention: Convention = "expand"
 
 
 class UnitPanel:
@@ -105,7 +110,16 @@ class UnitPanel:
         self._setup, self._passes = setup, 0.0
         widenings = propose_all(setup.proposal, model, units, sample.a, objective, generator)
         self._trial = trial = Trial(
-            model, setup.axes, widenings, sample.a, objective, generator, setup.damping, positions=setup.positions
+            model,
+            setup.axes,
+            widenings,
+            sample.a,
+            objective,
+            generator,
+            setup.damping,
+            positions=setup.positions,
+            fisher=setup.fisher,
+            convention=setup.convention,
         )
         self._units = {axis.name: count for axis, count in units.items()}
         scored = {name: trial.scored(name, count) for name, count in self._units.items()}
@@ -203,6 +217,8 @@ class BlockPanel:
             setup.generator,
             damping,
             example=setup.example,
+            fisher=setup.fisher,
+            convention=setup.convention,
         )
         scored = {name: trial.scored(name) for name in self._places}
         directions = [trial.present_step(), *(tangent for _, _, tangent in scored.values())]

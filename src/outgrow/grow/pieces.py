@@ -17,9 +17,11 @@ from torch import Tensor, nn
 from outgrow.grow.gain import judge
 from outgrow.grow.moments import Moments
 from outgrow.grow.objective import Objective, Tangent
+from outgrow.grow.patches import is_mixer
 from outgrow.grow.rows import natural_steps
 from outgrow.grow.sample import Batch
 from outgrow.grow.score import natural_step
+from outgrow.grow.weights import tangent_of
 
 MAX_EXACT = 16  # entries that are each a piece by itself
 MAX_SCALARS = 4  # entries of a tensor that are, among more
@@ -27,10 +29,11 @@ ROUNDING = 1e-10  # of curvatures, relative to the largest
 
 
 def layers_among(model: nn.Module, names: Sequence[str]) -> list[str]:
-    """Return the paths of modules whose weight is among parameters that are too many to be pieces one by one."""
+    """Return the paths of mixers whose weight is among parameters that are too many to be pieces one by one."""
     if entries(model, names) <= MAX_EXACT:
         return []
-    return [name.removesuffix(".weight") for name in names if name.endswith(".weight")]
+    paths = [name.removesuffix(".weight") for name in names if name.endswith(".weight")]
+    return [path for path in paths if is_mixer(model.get_submodule(path))]
 
 
 def pieces_of(
@@ -83,18 +86,11 @@ def weighed(
     return float(weights @ slopes), tangent
 
 
-def layer_step(model: nn.Module, path: str, moments: Moments, damping: float, bias: bool = True) -> dict[str, Tensor]:
-    """Return the K-FAC step of a layer's weight, and of its bias where it has one that moves."""
-    module = model.get_submodule(path)
-    weight = module.weight
-    assert isinstance(weight, Tensor)
-    inputs = weight[0].numel()
-    used = inputs + (bias and module.bias is not None)
+def layer_step(model: nn.Module, path: str, moments: Moments, damping: float, bias: bool) -> dict[str, Tensor]:
+    """Return the K-FAC step of a layer's weight, and of its bias where that is to move and there."""
+    used = len(moments.A) - (moments.bias and not bias)
     step = natural_step(moments.A[:used, :used], moments.S, moments.G[:, :used], damping)
-    found = {f"{path}.weight": step[:, :inputs].reshape(weight.shape).to(weight.dtype)}
-    if used > inputs:
-        found[f"{path}.bias"] = step[:, inputs].to(weight.dtype)
-    return found
+    return tangent_of(path, model.get_submodule(path), step, bias)
 
 
 def entries(model: nn.Module, names: Sequence[str]) -> int:

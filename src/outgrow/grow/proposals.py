@@ -53,19 +53,6 @@ NAMES = tuple(PROPOSALS)
 PASSES = {"random": 0, "closed": 8, "gradmax": 3, "split": 3, "mixed": 11}  # over part A, in forward passes
 
 
-def propose(
-    kind: str,
-    model: nn.Module,
-    axis: Axis,
-    units: int,
-    batches: Sequence[Batch],
-    objective: Objective,
-    generator: torch.Generator,
-) -> Widening:
-    """Propose units on one axis, as `propose_all` does."""
-    return propose_all(kind, model, {axis: units}, batches, objective, generator)[0]
-
-
 def propose_all(
     kind: str,
     model: nn.Module,

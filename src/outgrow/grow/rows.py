@@ -56,11 +56,7 @@ class _Sums:
 
     def step(self, damping: float) -> Tensor:
         """Return the step, in the parameter's shape."""
-        flat = self.gradient.flatten()
-        if self.fisher.ndim == 2:
-            return -solve(self.fisher, flat[:, None], damping).view_as(self.gradient)
-        ridge = self.fisher + max(damping, 1e-10) * self.fisher.mean()
-        return torch.where(ridge > 0, -flat / ridge, 0.0).view_as(self.gradient)
+        return -solve(self.fisher, self.gradient.reshape(-1, 1), damping).view_as(self.gradient)
 
 
 @sdpa_kernel(SDPBackend.MATH)  # fused attention has no rule for single examples

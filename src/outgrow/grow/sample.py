@@ -155,7 +155,7 @@ def device_of(model: nn.Module) -> torch.device:
 
 def _length(part: Any) -> int | None:
     """The number of examples in inputs or a target, None where its tensors don't agree or there are none."""
-    lengths = {len(tensor) if tensor.ndim else None for tensor in as_tensors(part)}
+    lengths = {len(tensor) for tensor in as_tensors(part) if tensor.ndim}
     return lengths.pop() if len(lengths) == 1 else None
 
 

@@ -52,7 +52,7 @@ def increase(A: Tensor, S: Tensor, G: Tensor, c: Tensor, p: Tensor, damping: flo
 
     Args:
         A: Second moment of all features [features, features].
-        S: Fisher factor of the outputs [outputs, outputs].
+        S: Fisher factor of the outputs [outputs, outputs], or its diagonal [outputs].
         G: Gradient of the mean loss [outputs, features].
         c: Indices of the present features.
         p: Indices of the new features.
@@ -87,7 +87,7 @@ def total(A: Tensor, S: Tensor, G: Tensor, damping: float = 0.0) -> float:
 
     Args:
         A: Second moment of its features [features, features].
-        S: Fisher factor of its outputs [outputs, outputs].
+        S: Fisher factor of its outputs [outputs, outputs], or its diagonal [outputs].
         G: Gradient of the mean loss [outputs, features].
         damping: Added to both diagonals, as a share of their means.
 
@@ -115,7 +115,7 @@ def solve(matrix: Tensor, right: Tensor, damping: float, beside: Tensor | None =
     gives zeros.
 
     Args:
-        matrix: Positive semi-definite [size, size].
+        matrix: Positive semi-definite [size, size], or the diagonal of a diagonal one [size].
         right: Right-hand sides [size, columns].
         damping: Share of the mean diagonal.
         beside: Where the matrix is what is left of another one: that one, whose diagonal is the measure.
@@ -123,12 +123,16 @@ def solve(matrix: Tensor, right: Tensor, damping: float, beside: Tensor | None =
     Returns:
         The solution [size, columns].
     """
-    size, diagonal = len(matrix), (matrix if beside is None else beside).diagonal()
+    size, measure = len(matrix), matrix if beside is None else beside
     if not size:
         return right
+    diagonal = measure if measure.ndim == 1 else measure.diagonal()
     mean = diagonal.mean()
     if not (mean > 0 and mean.isfinite()):  # nothing is known of any direction: no step
         return torch.zeros_like(right)
+    if matrix.ndim == 1:
+        damped = (matrix + damping * mean)[:, None]
+        return torch.where(damped > ROUNDING * torch.finfo(damped.dtype).eps * mean, right / damped, 0.0)
     ridge = mean * torch.eye(size, dtype=matrix.dtype, device=matrix.device)
     damped = matrix + damping * ridge
     for more in RIDGES:

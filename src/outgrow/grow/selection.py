@@ -13,7 +13,7 @@ copy of a unit that is present or taken comes last, however large its own score 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -32,7 +32,7 @@ class Reading:
 
     Args:
         A: Second moment of the features [features, features].
-        S: Fisher factor of the outputs [outputs, outputs].
+        S: Fisher factor of the outputs [outputs, outputs], or its diagonal [outputs].
         G: Gradient of the mean loss [outputs, features].
         units: How many units.
         entries: Features of one unit.
@@ -49,16 +49,15 @@ class Reading:
         """How many features are present."""
         return len(self.A) - self.units * self.entries
 
-    def chosen(self, units: Tensor) -> "Reading":
-        """Return what is read of some of the units only."""
-        new = (self.present + units[:, None] * self.entries + torch.arange(self.entries)).flatten()
-        at = torch.cat([torch.arange(self.present), new])
-        return replace(self, A=self.A[at][:, at], G=self.G[:, at], units=len(units))
-
     def increase(self, damping: float) -> Increase:
         """Return what all the units would add beside the present features."""
         features = torch.arange(len(self.A))
         return increase(self.A, self.S, self.G, features[: self.present], features[self.present :], damping)
+
+    def quadratic(self, step: Tensor) -> tuple[float, float]:
+        """Return slope and curvature [nats] of K-FAC's quadratic along a step V: -Tr V^T G and Tr V A V^T S."""
+        across = self.S[:, None] * step if self.S.ndim == 1 else self.S @ step
+        return -float((step * self.G).sum()), float((step @ self.A * across).sum())
 
     def step(self, damping: float) -> Tensor:
         """Return the step of all columns for the units, or of the present ones where there are none."""
@@ -116,10 +115,7 @@ class _Residual:
         B = solve(A[:c, :c], Acp, min(damping, REGRESSION_DAMPING)).mT
         M = App - B @ Acp - Acp.mT @ B.mT + B @ A[:c, :c] @ B.mT
         self._M = (M + M.mT) / 2
-        ridge = max(damping, ROUNDING) * S.diagonal().mean() * torch.eye(len(S)).to(S)
-        factor, failed = torch.linalg.cholesky_ex(S + ridge)
-        T = torch.linalg.solve_triangular(factor, G[:, c:] - G[:, :c] @ B.mT, upper=False)
-        self._T = torch.zeros_like(T) if failed else T
+        self._T = _whitened(S, G[:, c:] - G[:, :c] @ B.mT, max(damping, ROUNDING))
         self._power = App.diagonal().reshape(self._shape).mean(1)
         self._damping = max(damping, ROUNDING)
         usual = A.diagonal()[:c] if c else self._power
@@ -147,3 +143,14 @@ class _Residual:
         explained = solve(self._M[at, at], self._M[at], ROUNDING, beside=self._M[at, at] * 0 + self._power[unit])
         self._T = self._T - self._T[:, at] @ explained
         self._M = self._M - self._M[:, at] @ explained
+
+
+def _whitened(S: Tensor, C: Tensor, damping: float) -> Tensor:
+    """Return L^-1 C with L L^T = S + damping * mean diagonal; zeros where that has no factor."""
+    if S.ndim == 1:
+        ridged = (S + damping * S.mean())[:, None]
+        return torch.where(ridged > 0, C * ridged.rsqrt(), 0.0)
+    ridge = damping * S.diagonal().mean() * torch.eye(len(S)).to(S)
+    factor, failed = torch.linalg.cholesky_ex(S + ridge)
+    T = torch.linalg.solve_triangular(factor, C, upper=False)
+    return torch.zeros_like(T) if failed else T

@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from outgrow.grow.gradient import mean_gradients
 from outgrow.grow.objective import Objective
-from outgrow.grow.sample import Batch, examples_in
+from outgrow.grow.sample import Batch
 from outgrow.net.axis import Axis, Member
 from outgrow.net.surgery import tensors_of
 from outgrow.net.widening import Widening
@@ -49,7 +50,6 @@ def noisy(rows: Tensor, dim: int, generator: torch.Generator) -> Tensor:
     return rows + scale * torch.randn(rows.shape, generator=generator).to(rows)
 
 
-@torch.enable_grad()
 def gradient_norms(
     model: nn.Module, found: Sequence[Axis], batches: Sequence[Batch], objective: Objective
 ) -> list[Tensor]:
@@ -65,23 +65,15 @@ def gradient_norms(
         The norms; zeros where all that reads an axis is frozen.
     """
     names = dict.fromkeys(member.tensor for axis in found for member in axis.consumers)
-    weights = {name: model.get_parameter(name) for name in names}
-    weights = {name: weight for name, weight in weights.items() if weight.requires_grad}
-    sums = {name: torch.zeros_like(weight, dtype=torch.float64) for name, weight in weights.items()}
-    for batch in batches if weights else ():
-        answer = objective.answer(model, batch)
-        seeds = [gradient / examples_in(batches) for gradient in answer.gradient()]
-        grads = torch.autograd.grad(answer.values, [*weights.values()], seeds, allow_unused=True)
-        for name, grad in zip(weights, grads, strict=True):
-            sums[name] = sums[name] if grad is None else sums[name] + grad
-    return [_unit_norms(axis, sums) for axis in found]
+    gradients = mean_gradients(model, names, batches, objective)
+    return [_unit_norms(axis, gradients) for axis in found]
 
 
-def _unit_norms(axis: Axis, sums: Mapping[str, Tensor]) -> Tensor:
+def _unit_norms(axis: Axis, gradients: Mapping[str, Tensor]) -> Tensor:
     squares = torch.zeros(axis.size, dtype=torch.float64)
     for member in axis.consumers:
-        if member.tensor in sums:
-            columns = sums[member.tensor].movedim(member.dim, 0).flatten(1).square().sum(1).cpu()
+        if member.tensor in gradients:
+            columns = gradients[member.tensor].movedim(member.dim, 0).flatten(1).square().sum(1).cpu()
             squares = squares + columns[member.index].sum(1)
     return squares.sqrt()
 

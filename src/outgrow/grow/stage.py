@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from outgrow.grow.firing import redraw, silent
-from outgrow.grow.norms import settle_all, settle_new, training_norms
+from outgrow.grow.norms import new_channels, settle
 from outgrow.grow.objective import Objective, Tangent
 from outgrow.grow.sample import Batch
 from outgrow.net.axis import Axis, Member
@@ -32,8 +32,6 @@ class Stage:
         batches: Settle the norms' statistics; on the first batch, units that don't fire are drawn anew.
         objective: Runs the model.
         generator: Draws what the widenings leave open.
-        lagging: Whether all running statistics of BatchNorm in training are computed anew, and not those of new
-            channels only.
 
     Attributes:
         model: The copy, in eval mode.
@@ -50,7 +48,6 @@ class Stage:
         batches: Sequence[Batch],
         objective: Objective,
         generator: torch.Generator,
-        lagging: bool = False,
     ) -> None:
         self._objective = objective
         self.model = copy.deepcopy(model).eval()
@@ -61,8 +58,8 @@ class Stage:
         self.axes = {name: grown[name] for name in self._before}
         self.sizes = {name: axis.size for name, axis in self._before.items()}
         self.changes = {change.name: change for change in edit.changes}
-        self._lagging = training_norms(model) if lagging else []
-        self._settle(batches)
+        self._new_channels = new_channels(self.model, self.changes)
+        settle(self.model, self._new_channels, batches, objective)
         self._revive(batches, generator)
 
     def new(self, axis: str, member: Member, units: Tensor | None = None) -> Tensor:
@@ -129,11 +126,6 @@ class Stage:
             where.append(source[torch.cat(places).sort().values])
         return value[grid(where)]
 
-    def _settle(self, batches: Sequence[Batch]) -> None:
-        settle_all(self.model, self._lagging, batches, self._objective)
-        others = {name: c for name, c in self.changes.items() if name.rpartition(".")[0] not in self._lagging}
-        settle_new(self.model, others, batches, self._objective)
-
     def _revive(self, batches: Sequence[Batch], generator: torch.Generator) -> None:
         """Draw units anew that don't fire on the first batch; what still doesn't is left to the selection."""
         found, anew = list(self.axes.values()), False
@@ -143,7 +135,7 @@ class Stage:
                 break
             for axis, units in zip(found, dead, strict=True):
                 redraw(self.model, axis, units, self.changes, generator)
-            self._settle(batches[:1])
+            settle(self.model, self._new_channels, batches[:1], self._objective)
             anew = True
         if anew and len(batches) > 1:
-            self._settle(batches)
+            settle(self.model, self._new_channels, batches, self._objective)

@@ -10,20 +10,20 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from outgrow.grow.folds import best_on_the_other, drop, folds
+from outgrow.grow.folds import DAMPINGS, best_on_the_other, drop, folds
 from outgrow.grow.gain import Judgement, judge
-from outgrow.grow.moments import Moments, merged, take_moments
+from outgrow.grow.moments import Convention, Fisher, Moments, merged, take_moments
 from outgrow.grow.objective import Objective, Tangent
 from outgrow.grow.patches import is_mixer
 from outgrow.grow.sample import Batch
 from outgrow.grow.selection import Reading, greedy
 from outgrow.grow.stage import Stage
-from outgrow.net.axis import Axis, Member
+from outgrow.grow.weights import is_wide, tangent_of
+from outgrow.net.axis import Axis
 from outgrow.net.widening import Widening
 
-DAMPINGS = (0.01, 0.1, 1.0, 10.0)  # of the mean diagonal, to choose from
-DAMPING = 0.3  # where a layer is too wide to choose
-WIDE = 2048  # features of a layer, beyond which factors are not kept fold by fold
+DAMPING = 0.3  # where a layer is too wide to choose: its factors are not kept fold by fold
+NO_UNITS = torch.empty(0, 1, dtype=torch.long)  # places [units, entries]
 
 
 class Trial:
@@ -38,10 +38,10 @@ class Trial:
         generator: Draws rows that the widenings leave open, positions and noise.
         damping: Share of the mean diagonal that is added to every factor. Chosen among `DAMPINGS` where absent, for
             each axis and for the present step, by what the step of one half of the batches does in K-FAC's quadratic of
-            the other; `DAMPING` where a layer reads more than `WIDE` features.
+            the other; `DAMPING` where a layer is wide, or called on one half only.
         positions: How many positions of each example are read, by layer; see `take_moments`.
-        settle_all: Whether all running statistics of BatchNorm in training are computed anew on the batches, and not
-            those of new channels only: the running ones lag in the first steps of a run.
+        fisher: Which Fisher matrix is approximated; see `take_moments`.
+        convention: How positions enter its factors; see `take_moments`.
 
     Attributes:
         model: The copy with the units, in eval mode.
@@ -61,24 +61,31 @@ class Trial:
         damping: float | None = None,
         *,
         positions: Mapping[str, int] | None = None,
-        settle_all: bool = False,
+        fisher: Fisher = "true",
+        convention: Convention = "expand",
     ) -> None:
-        self._stage = Stage(model, found, widenings, batches, objective, generator, settle_all)
-        self.model, self.objective, self._damping, self._generator = self._stage.model, objective, damping, generator
+        self._stage = Stage(model, found, widenings, batches, objective, generator)
+        self.model, self.objective, self._generator = self._stage.model, objective, generator
         reading = [m for axis in self._stage.axes.values() for m in axis.consumers if m.tensor.endswith("weight")]
         layers = list(dict.fromkeys(m.module for m in reading))
-        choose = damping is None and not any(_features(self.model, path) > WIDE for path in layers)
+        choose = damping is None and not any(is_wide(self.model.get_submodule(path)) for path in layers)
         parts = folds(batches) if choose else (batches,)
-        taken = [take_moments(self.model, layers, p, objective, generator, positions=positions) for p in parts]
+        taken = [
+            take_moments(
+                self.model, layers, p, objective, generator, convention=convention, fisher=fisher, positions=positions
+            )
+            for p in parts
+        ]
         self.moments = merged(taken)
-        pools = {name: [self._readings(name, part) for part in taken] for name in self._stage.axes}
-        self.dampings = {name: self._chosen(folded) for name, folded in pools.items()}
-        self._present_damping = self._chosen([[self._present(path, m) for path, m in p.items()] for p in taken])
+        self._present_damping = DAMPING if damping is None else damping
+        self.dampings = dict.fromkeys(self._stage.axes, self._present_damping)
+        if choose:
+            self._present_damping = _best([[self._reading(path, m) for path, m in part.items()] for part in taken])
+            self.dampings = {name: _best([self._readings(name, part) for part in taken]) for name in self.dampings}
         self._orders: dict[str, Tensor] = {}
-        factors = sum(size**3 // 3 for moments in self.moments.values() for size in moments.G.shape)
+        factors = sum(moments.cholesky_flops for moments in self.moments.values())
         self.factor_flops = sum(moments.flops for part in taken for moments in part.values()) + factors
         self.factor_flops += len(parts) * len(DAMPINGS) * factors if choose else 0
-        self._frozen = {name for name, parameter in self.model.named_parameters() if not parameter.requires_grad}
         self.model.requires_grad_(False)
 
     def scored(self, axis: str, units: int) -> tuple[float, float, Tangent]:
@@ -92,13 +99,10 @@ class Trial:
             moments = self.moments.get(member.module)
             if moments is None:
                 continue
-            found = self._reading(axis, member, moments).chosen(chosen).increase(self.dampings[axis])
+            new = self._stage.new(axis, member, chosen)
+            found = self._reading(member.module, moments, new).increase(self.dampings[axis])
             score, bound = score + found.score, bound + found.bound
-            rows, inputs = self._stage.kept(member.module)
-            step = torch.zeros_like(moments.G)
-            step[rows[:, None], moments.features_of(self._stage.new(axis, member, chosen).flatten())] = found.new
-            step[rows[:, None], moments.features_of(inputs, bias=True)] = found.present
-            tangent.update(self._tangent(member.module, step))
+            tangent.update(self._tangent(member.module, moments, torch.cat([found.present, found.new], 1), new))
         return score, bound, tangent
 
     def first(self, axis: str, units: int) -> Tensor:
@@ -116,9 +120,8 @@ class Trial:
         squares, chosen = 0.0, self.first(axis, units)
         for member in self._stage.axes[axis].consumers:
             if moments := self.moments.get(member.module):
-                rows, _ = self._stage.kept(member.module)
-                new = moments.features_of(self._stage.new(axis, member, chosen).flatten())
-                squares += float(moments.G[rows][:, new].square().sum())
+                reading = self._reading(member.module, moments, self._stage.new(axis, member, chosen))
+                squares += float(reading.G[:, reading.present :].square().sum())
         return math.sqrt(squares)
 
     def judged(self, tangents: Sequence[Tangent], batches: Sequence[Batch]) -> Judgement:
@@ -129,11 +132,8 @@ class Trial:
         """Return the natural-gradient step of the present weights, in every layer that reads an axis on trial."""
         tangent: dict[str, Tensor] = {}
         for path, moments in self.moments.items():
-            rows, inputs = self._stage.kept(path)
-            step = torch.zeros_like(moments.G)
-            present = self._present(path, moments).step(self._present_damping)
-            step[rows[:, None], moments.features_of(inputs, bias=True)] = present
-            tangent.update(self._tangent(path, step))
+            step = self._reading(path, moments).step(self._present_damping)
+            tangent.update(self._tangent(path, moments, step))
         return tangent
 
     def widening(self, axis: str, units: int) -> Widening:
@@ -149,46 +149,32 @@ class Trial:
 
         Returns:
             The sum of the steps by name, in the shapes that the tensors have after the edit. Where the steps move no
-            other new units, and present statistics were left alone, the real model then computes what this one does
-            with the steps taken.
+            other new units, the real model then computes what this one does with the steps taken.
         """
         return self._stage.written(steps, {name: self.first(name, count) for name, count in units.items()})
 
     def _readings(self, axis: str, moments: Mapping[str, Moments]) -> list[Reading]:
         """How the layers that read an axis read its pool."""
         members = [m for m in self._stage.axes[axis].consumers if m.module in moments]
-        return [self._reading(axis, member, moments[member.module]) for member in members]
+        return [self._reading(m.module, moments[m.module], self._stage.new(axis, m)) for m in members]
 
-    def _reading(self, axis: str, member: Member, moments: Moments) -> Reading:
-        rows, inputs = self._stage.kept(member.module)
-        new = self._stage.new(axis, member)
-        at = torch.cat([moments.features_of(inputs, bias=True), moments.features_of(new.flatten())])
+    def _reading(self, path: str, moments: Moments, new: Tensor = NO_UNITS) -> Reading:
+        """How a layer reads its present features, and beside them those of new units at some places."""
+        rows, at = self._where(path, moments, new)
         entries = new.shape[1] * moments.kernel
-        return Reading(moments.A[at][:, at], moments.S[rows][:, rows], moments.G[rows][:, at], len(new), entries)
+        return Reading(moments.A[at][:, at], moments.among(rows), moments.G[rows][:, at], len(new), entries)
 
-    def _present(self, path: str, moments: Moments) -> Reading:
-        """How a layer reads its present features, with no units beside."""
+    def _tangent(self, path: str, moments: Moments, step: Tensor, new: Tensor = NO_UNITS) -> Tangent:
+        """A step of what a layer reads, in the order of `_reading`, by parameter; frozen biases stay."""
+        rows, at = self._where(path, moments, new)
+        full = torch.zeros_like(moments.G)
+        full[rows[:, None], at] = step
+        return tangent_of(path, self.model.get_submodule(path), full, moments.bias_moves)
+
+    def _where(self, path: str, moments: Moments, new: Tensor) -> tuple[Tensor, Tensor]:
+        """The outputs that the real model's layer has, and its features with those of new units behind them."""
         rows, inputs = self._stage.kept(path)
-        at = moments.features_of(inputs, bias=True)
-        return Reading(moments.A[at][:, at], moments.S[rows][:, rows], moments.G[rows][:, at], 0, 1)
-
-    def _chosen(self, parts: Sequence[Sequence[Reading]]) -> float:
-        """The damping whose step from one fold drops K-FAC's quadratic of the other most."""
-        if self._damping is not None:
-            return self._damping
-        same = len({len(part) for part in parts}) == 1
-        return best_on_the_other(DAMPINGS, parts, held_out_value) if len(parts) == 2 and same else DAMPING
-
-    def _tangent(self, path: str, step: Tensor) -> Tangent:
-        """Split a step [outputs, features] into those of weight and bias."""
-        module = self.model.get_submodule(path)
-        weight = module.weight
-        assert isinstance(weight, Tensor)
-        inputs = weight[0].numel()
-        found = {f"{path}.weight": step[:, :inputs].reshape(weight.shape).to(weight.dtype)}
-        if module.bias is not None and f"{path}.bias" not in self._frozen:
-            found[f"{path}.bias"] = step[:, inputs].to(weight.dtype)
-        return found
+        return rows, torch.cat([moments.features_of(inputs, bias=True), moments.features_of(new.flatten())])
 
 
 def held_out_value(damping: float, make: Sequence[Reading], test: Sequence[Reading]) -> float:
@@ -206,10 +192,15 @@ def held_out_value(damping: float, make: Sequence[Reading], test: Sequence[Readi
     """
     slope, curvature = 0.0, 0.0
     for one, other in zip(make, test, strict=True):
-        step = one.step(damping)
-        slope -= float((step * other.G).sum())
-        curvature += float((step @ other.A * (other.S @ step)).sum())
+        terms = other.quadratic(one.step(damping))
+        slope, curvature = slope + terms[0], curvature + terms[1]
     return drop(slope, curvature)
+
+
+def _best(parts: Sequence[Sequence[Reading]]) -> float:
+    """The damping whose step from one of two folds drops K-FAC's quadratic of the other most."""
+    same = len({len(part) for part in parts}) == 1
+    return best_on_the_other(DAMPINGS, parts, held_out_value) if same else DAMPING
 
 
 def can_try(model: nn.Module, axis: Axis) -> str:
@@ -229,9 +220,3 @@ def can_try(model: nn.Module, axis: Axis) -> str:
 def tried(model: nn.Module, found: Sequence[Axis], units: Mapping[str, int]) -> list[Axis]:
     """Return the axes that can be tried and that `units` has any for."""
     return [axis for axis in found if units.get(axis.name, 0) > 0 and not can_try(model, axis)]
-
-
-def _features(model: nn.Module, path: str) -> int:
-    weight = model.get_submodule(path).weight
-    assert isinstance(weight, Tensor)
-    return weight[0].numel()

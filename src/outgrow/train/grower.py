@@ -3,23 +3,24 @@
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
-from outgrow.errors import EditError, InputError
+from outgrow.errors import EditError, GrowthError, InputError
 from outgrow.grow.block import can_try_place
 from outgrow.grow.check import Verdict, check
 from outgrow.grow.curvature import Loss
 from outgrow.grow.effort import START_FLOPS, Effort, Workload, loads_of
 from outgrow.grow.event import Event, Growth
+from outgrow.grow.moments import Convention, Fisher, demand_known
 from outgrow.grow.panel import Block, Setup, Units
 from outgrow.grow.policy import Decision, Policy, Proportional, Situation
 from outgrow.grow.precision import full_precision
-from outgrow.grow.proposals import NAMES as PROPOSALS
+from outgrow.grow.proposals import PASSES
 from outgrow.grow.sample import Sample, as_tensors, chunk_of, device_of, draw, draw_batches, examples_in, few
 from outgrow.grow.step import Step, objective_of
 from outgrow.grow.trial import can_try
@@ -63,6 +64,9 @@ class Grower:
         damping: Share of the mean diagonal that is added to every K-FAC factor; chosen on held-out data where absent.
         jump_start: Whether the step that the gain stands for is taken: the network starts to use new units at once,
             and its function changes. They start unused otherwise.
+        fisher: Which Fisher matrix the K-FAC factors approximate: the true one, or `empirical`, from the gradients of
+            the loss as they are, which saves a backward pass.
+        convention: How positions of convolutions and tokens enter the factors: `expand`, or `reduce`, a cheaper one.
         seed: Seed of everything random in the checks.
 
     Attributes:
@@ -107,17 +111,25 @@ class Grower:
         proposal: str = "random",
         damping: float | None = None,
         jump_start: bool = False,
+        fisher: Fisher = "true",
+        convention: Convention = "expand",
         seed: int = 0,
     ) -> None:
+        demand_known("Fisher matrix", fisher, get_args(Fisher))
+        demand_known("convention", convention, get_args(Convention))
+        if proposal not in PASSES:
+            raise InputError(f"unknown proposal '{proposal}': choose one of {', '.join(PASSES)}")
         self.model, self.optimizer, self.example = model, optimizer, example
         self.loss, self.step, self._objective = loss, step, objective_of(loss, step)
         self.policy: Policy = policy if policy is not None else Proportional(max_params)
         self.averages, self.sample, self.check_flops = tuple(averages), sample, check_flops
         self.proposal, self.damping, self.jump_start = proposal, damping, jump_start
+        self.fisher, self.convention = fisher, convention
         self.before_growth = before_growth
         self.history: list[Event] = []
         self.axes: list[Axis] = self._find_axes()
         self._places: list[Place] | None = None
+        self._failed: dict[str, str] = {}  # places where an insertion moved the function
         self._look()
         self._generator = torch.Generator().manual_seed(seed)
         owned = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
@@ -127,10 +139,9 @@ class Grower:
             raise InputError(f"expected check_flops above zero, got {check_flops}")
         if sample < 2:
             raise InputError(f"expected a sample of at least 2 examples, got {sample}")
-        if proposal not in PROPOSALS:
-            raise InputError(f"unknown proposal '{proposal}': choose one of {', '.join(PROPOSALS)}")
         if not any(axis.growable for axis in self.axes):
-            raise InputError(f"nothing of {type(model).__name__} can grow: see outgrow.axes(model, example)")
+            why = "; ".join(dict.fromkeys(f"{axis.name}: {axis.reason}" for axis in self.axes[:3])) or "it has no axis"
+            raise InputError(f"nothing of {type(model).__name__} can grow ({why}): see outgrow.axes(model, example)")
         if max_params is not None and max_params < parameters(model):
             raise InputError(f"the budget of {max_params:,} parameters is below the seed's {parameters(model):,}")
         if not any(id(parameter) in owned for parameter in model.parameters()):
@@ -161,7 +172,7 @@ class Grower:
         """Every place of the model as it is now where a block can be tried; looked for when first asked."""
         if self._places is None:
             self._places = [place for place in places(self.model, self.example) if not can_try_place(self.model, place)]
-        return self._places
+        return [place for place in self._places if place.name not in self._failed]
 
     def effort(self) -> Effort:
         """Return how many examples and positions the next check reads, and what it costs, before it starts."""
@@ -250,7 +261,7 @@ class Grower:
         layers = [member.module for axis in growable for member in axis.consumers]
         leaves = sum(1 for module in self.model.modules() if next(module.children(), None) is None)
         loads = loads_of(self.model, dict.fromkeys(layers), self.example)
-        self._work = Workload(loads, self.flops, 1 + len(growable), START_FLOPS * leaves)
+        self._work = Workload(loads, self.flops, 1 + len(growable), START_FLOPS * leaves, PASSES[self.proposal])
 
     def _setup(self, proposed: Decision, sample: Sample, effort: Effort) -> Setup:
         return Setup(
@@ -266,6 +277,8 @@ class Grower:
             proposal=self.proposal,
             positions=effort.positions,
             jump_start=self.jump_start,
+            fisher=self.fisher,
+            convention=self.convention,
         )
 
     def _grow(self, verdict: Verdict, inputs: Example) -> tuple[Growth, ...]:
@@ -356,7 +369,8 @@ class Grower:
                     optimizer=self.optimizer,
                     averages=self.averages,
                 )
-            except EditError:
+            except GrowthError as error:
+                self._failed[block.place.name] = str(error)
                 continue
             growths.append(
                 Growth(
