@@ -193,5 +193,5 @@ def default_sample() -> int:
         try:
             trainer.run()
         except DueError:
-            return trainer._grower.sample
+            return trainer._grower.effort().examples
     raise RuntimeError("the run ended without asking its policy")

@@ -7,7 +7,8 @@ Along one direction V of the weights, on fresh examples,
     gain      = slope^2 / (2 curvature) if slope > 0 else 0,   step = slope / curvature.
 
 By Cauchy-Schwarz the gain is at most half the natural expansion score on those examples: a lower bound without
-selection bias and without any approximation of the curvature but Gauss-Newton's.
+selection bias and without any approximation of the curvature but Gauss-Newton's. (Where curvatures are drawn, that
+holds in the mean over draws.)
 
 Several directions are judged in one pass. With s their slopes and C the curvatures between them, steps taken together
 are C^-1 s, and what direction d adds to direction 0, that of the present weights, has
