@@ -70,20 +70,20 @@ def test_one_closed_unit_of_a_linear_network_reaches_most_of_what_any_unit_can()
     assert 0.5 * best < gain  # with the input damping of a small sample
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_closed_units_beat_random_ones_of_the_same_norm_on_the_data_that_proposed_them(seed):
-    torch.manual_seed(seed)
-    model = nn.Sequential(nn.Linear(12, 4), nn.ReLU(), nn.Linear(4, 3))
-    x = torch.randn(600, 12)
-    y = (x[:, 0] * x[:, 1] > 0).long() + (x[:, 2] > 0.5).long()
-    batches, found = [Batch(x, y, 600)], axes(model, x[:1])
-    axis = next(axis for axis in found if axis.growable)
-    gains = {}
-    for kind in ("closed", "random"):
-        widening = propose(kind, model, axis, 4, batches, CE, seeded(seed))
-        trial = Trial(model, found, [widening], batches, CE, seeded(seed), 0.03)
-        gains[kind] = trial.judged([trial.scored(axis.name, 4)[2]], batches).alone(0).gain
-    assert gains["closed"] > 0.8 * gains["random"]
+def test_closed_units_beat_random_ones_of_the_same_norm_on_the_data_that_proposed_them():
+    gains = {"closed": 0.0, "random": 0.0}
+    for seed in range(8):
+        torch.manual_seed(seed)
+        model = nn.Sequential(nn.Linear(12, 4), nn.ReLU(), nn.Linear(4, 3))
+        x = torch.randn(600, 12)
+        y = (x[:, 0] * x[:, 1] > 0).long() + (x[:, 2] > 0.5).long()
+        batches, found = [Batch(x, y, 600)], axes(model, x[:1])
+        axis = next(axis for axis in found if axis.growable)
+        for kind in gains:
+            widening = propose(kind, model, axis, 4, batches, CE, seeded(seed))
+            trial = Trial(model, found, [widening], batches, CE, seeded(seed), 0.03)
+            gains[kind] += trial.judged([trial.scored(axis.name, 4)[2]], batches).alone(0).gain
+    assert gains["closed"] > 1.1 * gains["random"]
 
 
 def test_closed_units_come_in_both_signs_with_the_norm_of_the_present_ones_and_without_copies():
