@@ -1,7 +1,6 @@
 """New units on trial: function kept, statistics true, and what is applied is what was tried."""
 
 import copy
-import time
 
 import pytest
 import torch
@@ -171,11 +170,19 @@ def test_the_edited_model_with_the_written_steps_has_the_loss_of_the_trial_with_
 def test_the_first_units_of_a_trial_are_worth_what_a_trial_of_only_them_is_worth():
     model, found, growing, trial = trial_of("mlp", damping=0.3)
     for axis in growing:
-        few = trial.widening(axis.name, 2)
-        alone = Trial(model, found, [few], data(), CE, torch.Generator().manual_seed(5), 0.3)
-        one, two = trial.scored(axis.name, 2)[0], alone.scored(axis.name, 2)[0]
-        assert one > 0
-        assert 0.5 < two / one < 2  # another draw of the Fisher noise
+        few, scores = trial.widening(axis.name, 2), []
+        for widening in (
+            trial.widening(axis.name, 3),
+            few,
+        ):  # two of three, in an order that is kept, and the two alone
+            draws = []
+            for seed in range(40):  # of the Fisher noise
+                alone = Trial(model, found, [widening], data(), CE, torch.Generator().manual_seed(seed), 0.3)
+                alone._orders[axis.name] = trial.first(axis.name, 2)
+                draws.append(alone.scored(axis.name, 2)[0])
+            scores.append(sum(draws) / len(draws))
+        assert scores[0] > 0
+        assert scores[1] == pytest.approx(scores[0], rel=0.25)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -292,17 +299,16 @@ def test_how_moments_are_taken_can_be_said(setting):
 
 
 @pytest.mark.parametrize("kind", NAMES)
-def test_a_head_of_very_many_classes_is_checked_in_no_time(kind):
+def test_of_a_head_of_very_many_classes_only_the_diagonal_is_kept(kind):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(5, 16), nn.ReLU(), nn.Linear(16, 6000))
     x, y = torch.randn(64, 5), torch.randint(6000, (64,))
     found, batches = axes(model, x[:1]), [Batch(x, y, 64)]
     (axis,) = (axis for axis in found if not can_try(model, axis))
-    start = time.process_time()
     widenings = propose_all(kind, model, {axis: 2}, batches, CE, torch.Generator().manual_seed(0))
     trial = Trial(model, found, widenings, batches, CE, torch.Generator().manual_seed(0))
     judged = trial.judged([trial.present_step(), trial.scored(axis.name, 2)[2]], batches)
-    assert time.process_time() - start < 2
+    assert trial.moments["2"].S.shape == (6000,)  # a matrix would be 288 MB, and 7e10 FLOPs to factorise
     assert judged.alone(0).gain > 0
     assert judged.alone(1).gain > 0
 

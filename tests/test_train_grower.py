@@ -324,7 +324,7 @@ def test_a_plain_loop():
             optimizer.step()
         grower.check(loader)
     assert 40 < parameters(model) <= 150
-    assert float(F.cross_entropy(model(x), y).detach()) < 0.65
+    assert float(F.cross_entropy(model(x), y).detach()) < 0.6
 
 
 def test_double_precision_train_mode_buffers_and_gradients_survive_a_check():

@@ -96,6 +96,7 @@ class Outputs:
             flat = torch.cat([z.reshape(self._size, -1) for z in zs], 1)
             return self._split(draw_root(lambda v: self._joined(self.product(self._split(v))), flat, generator))
         return [
+            # the checker can't infer a lambda with a default argument
             draw_root(lambda v, i=i: self.product(self._alone(i, v))[i], z, generator)  # type: ignore[misc]
             for i, z in enumerate(zs)
         ]

@@ -160,6 +160,7 @@ def _together(run: _Run, directions: Sequence[Direction]) -> Derivatives:
     def along(direction: dict[str, Tensor]) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         return torch.func.jvp(run, (weights,), (direction,))[:2]
 
+    # vmap takes None for an output that all directions share, which its annotation leaves out
     z, dz = torch.func.vmap(along, out_dims=(None, 0))(moved)  # type: ignore[arg-type]
     return z, list(zip(*dz, strict=True)) if dz else [() for _ in directions]
 
