@@ -15,8 +15,10 @@ from pathlib import Path
 from grow import commit, hardware
 
 from outgrow.data import Dataset, load
-from outgrow.grow.policy import Proportional
+from outgrow.grow.budget import Budget
+from outgrow.grow.policies.proportional import Proportional
 from outgrow.models import Seed
+from outgrow.net.cost import parameters
 from outgrow.train.folder import RunFolder
 from outgrow.train.recipe import Recipe
 from outgrow.train.trainer import Trainer
@@ -37,7 +39,7 @@ CHOICES: dict[str, dict] = {
     "closed-form units, jump-start": {"proposal": "closed", "jump_start": True},
     "4 events": {"events": 4},
     "growth until 40 %": {"share": 0.4},
-    "wide from the start, 23-23-23": {"widths": (23, 23, 23), "max_params": 1},
+    "wide from the start, 23-23-23": {"widths": (23, 23, 23), "full": True},
 }
 
 
@@ -68,12 +70,21 @@ def run(data: Dataset, choice: str, seed: int) -> dict:
     mean, std = data.input_statistics()
     network = Seed("mlp", data.inputs, 10, widths, tuple(mean.tolist()), tuple(std.tolist()))
     recipe = replace(RECIPE, share=change.get("share", RECIPE.share))
-    policy = Proportional(**{"max_params": BUDGET, "events": recipe.events, "share": recipe.share, **change})
+    full = change.pop("full", False)
+    budget = Budget(max_params=parameters(network.build()) if full else BUDGET)
     with tempfile.TemporaryDirectory() as folder:
         out = RunFolder(folder)
         out.claim(overwrite=False)
         trainer = Trainer(
-            data, network, recipe, out, seed=seed, policy=policy, proposal=proposal, jump_start=jump_start
+            data,
+            network,
+            recipe,
+            out,
+            budget=budget,
+            seed=seed,
+            policy=lambda run: Proportional(**{"events": run.events, "share": run.share, **change}),
+            proposal=proposal,
+            jump_start=jump_start,
         )
         family = trainer.run()
     last = family["sizes"][-1]

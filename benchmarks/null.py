@@ -44,8 +44,9 @@ from scipy import stats
 from torch import Tensor, nn
 
 from outgrow.data import load
+from outgrow.grow.event import Candidate
 from outgrow.grow.objective import Expansion, OutputLoss
-from outgrow.grow.policy import Decision
+from outgrow.grow.policy import Decision, Plan, Present, Situation
 from outgrow.grow.proposals import NAMES
 from outgrow.models import Seed
 from outgrow.train.grower import Grower
@@ -91,11 +92,11 @@ CASES = {
 class Always:
     """A policy that puts a quarter more units on trial on every axis, and never grows."""
 
-    def propose(self, now: object) -> Decision:
+    def propose(self, now: Situation) -> Plan:
         """Return the units to try."""
-        return Decision({axis: -(-size // 4) for axis, size in now.sizes.items()}, "always")
+        return Plan({axis: -(-size // 4) for axis, size in now.sizes.items()}, "always")
 
-    def decide(self, now: object, candidates: Sequence, gain_now: float) -> Decision:
+    def decide(self, now: Situation, candidates: Sequence[Candidate], present: Present) -> Decision:
         """Return no units."""
         return Decision({}, "never")
 

@@ -16,7 +16,8 @@ from peak import timed
 from torch import nn
 
 from outgrow.data import Dataset, Split
-from outgrow.grow.policy import Decision
+from outgrow.grow.event import Candidate
+from outgrow.grow.policy import Decision, Plan, Present, Situation
 from outgrow.models import Seed
 from outgrow.models.resnet import ResNet
 from outgrow.net.cost import parameters
@@ -93,11 +94,11 @@ class Takes:
     def __init__(self, units: int | None = None) -> None:
         self.units = units
 
-    def propose(self, now: object) -> Decision:
+    def propose(self, now: Situation) -> Plan:
         """Return the units to try."""
-        return Decision({axis: self.units or -(-size // 4) for axis, size in now.sizes.items()}, "always")
+        return Plan({axis: self.units or -(-size // 4) for axis, size in now.sizes.items()}, "always")
 
-    def decide(self, now: object, candidates: Sequence, gain_now: float) -> Decision:
+    def decide(self, now: Situation, candidates: Sequence[Candidate], present: Present) -> Decision:
         """Return them all."""
         return Decision({candidate.where: candidate.units for candidate in candidates}, "all")
 
@@ -172,7 +173,7 @@ class DueError(Exception):
 class Stops:
     """A policy that ends the run where the first check would start."""
 
-    def propose(self, now: object) -> None:
+    def propose(self, now: Situation) -> None:
         """Raise.
 
         Raises:
@@ -189,7 +190,7 @@ def default_sample() -> int:
     with tempfile.TemporaryDirectory() as path:
         folder = RunFolder(path)
         folder.claim(overwrite=True)
-        trainer = Trainer(data, CIFAR, Recipe.fit(TRAINING), folder, policy=Stops())
+        trainer = Trainer(data, CIFAR, Recipe.fit(TRAINING), folder, policy=lambda run: Stops())
         try:
             trainer.run()
         except DueError:

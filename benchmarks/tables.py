@@ -1,14 +1,14 @@
-"""Write what results/*.jsonl say into benchmarks/README.md and docs, and draw docs/figures/gain.svg.
+"""Write what results/*.jsonl say into benchmarks/README.md and docs, and draw gain.svg and policies.svg.
 
     python benchmarks/tables.py
 
 A page gets a table between the markers that name it, `<!-- grow -->` and `<!-- /grow -->`.
 """
 
-import io
 import json
 import re
 import statistics
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -17,10 +17,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy import stats
 
+sys.path.append(str(Path(__file__).resolve().parent))  # for who loads this file by its path
+
+import compare
+from cells import grouped, made_with, row, span, test
+from drawing import STYLE, compared, svg
+
 HERE = Path(__file__).resolve().parent
 DOCS = HERE.parent / "docs"
 PAGES = [HERE / "README.md", DOCS / "how-a-network-decides-to-grow.md"]
 FIGURE = DOCS / "figures" / "gain.svg"
+POLICIES = HERE / "figures" / "policies.svg"
 
 CLOSE = (0.75, 1.33)  # realised / gain that counts as kept
 MEASURES: dict[str, Callable[[Mapping], float]] = {
@@ -37,32 +44,39 @@ OUTCOMES: dict[str, Callable[[Mapping], float]] = {
     "drop beyond the twin's": lambda growth: growth["loss_twin"]["held_out"] - growth["loss_grown"]["held_out"],
 }
 FRAME = ((1e-5, 30.0), (1e-5, 1.0))  # of the figure's panels: promises and drops [nats]
-STYLE = {"svg.hashsalt": "outgrow", "svg.fonttype": "none", "font.size": 9, "axes.spines.top": False,
-         "axes.spines.right": False, "legend.frameon": False, "axes.grid": True, "grid.color": "#dfe4e9",
-         "axes.axisbelow": True}  # fmt: skip
 
 
 def main() -> None:
-    """Replace what stands between the markers, and draw the figure."""
-    found = blocks(records("grow"), records("calibration"))
+    """Replace what stands between the markers, and draw the figures."""
+    policies = records("policies")
+    found = blocks(records("grow"), records("calibration"), policies, records("policies_sizes"))
     for page in PAGES:
         page.write_text(filled(page.read_text(), found))
     FIGURE.parent.mkdir(exist_ok=True)
     FIGURE.write_text(svg(drawn(records("calibration"))))
+    if policies:
+        POLICIES.write_text(svg(compared(policies)))
 
 
 def records(name: str) -> list[dict]:
-    """What was measured."""
-    return [json.loads(line) for line in (HERE / "results" / f"{name}.jsonl").read_text().splitlines()]
+    """What was measured; nothing where no run has been made yet."""
+    file = HERE / "results" / f"{name}.jsonl"
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
-def blocks(runs: Sequence[Mapping], growths: Sequence[Mapping]) -> dict[str, str]:
+def blocks(
+    runs: Sequence[Mapping],
+    growths: Sequence[Mapping],
+    policies: Sequence[Mapping] = (),
+    sizes: Sequence[Mapping] = (),
+) -> dict[str, str]:
     """The tables by the names of their markers."""
     return {
         "grow": grow_table(runs),
         "calibration": calibration_table(growths),
         "ranking": "\n\n".join(ranking_table(growths, outcome) for outcome in OUTCOMES),
         "best": best_sentence(growths),
+        **compare.blocks(policies, sizes),
     }
 
 
@@ -200,57 +214,6 @@ def draw_case(axes: Axes, case: str, growths: Sequence[Mapping]) -> None:
         axes.plot(x, y, linestyle="none", markersize=2.6, markeredgewidth=0.8, label=label, **style)
     axes.plot((left, top), (left, top), color="#20262d", linewidth=0.8, label="promise kept")
     axes.set(title=case, xscale="log", yscale="log", xlim=(left / 1.5, right * 1.5), ylim=(bottom / 1.5, top * 1.5))
-
-
-def svg(figure: Figure) -> str:
-    """Return a figure as SVG that is the same for the same figure, and small: to a tenth of a point, no style twice."""
-    file = io.StringIO()
-    with mpl.rc_context(STYLE):
-        figure.savefig(file, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
-    text = re.sub(r"(?<=[ \"])(-?\d+\.\d)\d+", r"\1", file.getvalue())
-    text = re.sub(r'(<use [^>]*?)stroke: [^"]*"', r'\1"', text)  # which the marker that is used has itself
-    return "\n".join(line.strip() for line in text.splitlines()) + "\n"
-
-
-def grouped(found: Sequence[Mapping], key: Callable[[Mapping], object]) -> dict[object, list[Mapping]]:
-    """What was measured in groups, in the order in which they come first."""
-    groups: dict[object, list[Mapping]] = {}
-    for one in found:
-        groups.setdefault(key(one), []).append(one)
-    return groups
-
-
-def made_with(found: Sequence[Mapping]) -> str:
-    """Say on what and at which commits it was measured."""
-    versions = [one["torch"] if "torch" in one else one["versions"]["torch"] for one in found]
-    listed = [sorted({one[key] for one in found}) for key in ("hardware", "commit")]
-    torch = ", ".join(f"torch {version}" for version in sorted(set(versions)))
-    return f"Machine: {'; '.join(listed[0])}; {torch}; commits {', '.join(listed[1])}."
-
-
-def row(cells: Sequence[str]) -> str:
-    """One line of a table."""
-    return f"| {' | '.join(cells)} |"
-
-
-def span(values: Sequence[float]) -> str:
-    """Median (the lower of two), with the range where there is one."""
-    middle, low, high = statistics.median_low(values), min(values), max(values)
-    return f"{middle:,}" if low == high else f"{middle:,} ({low:,} to {high:,})"
-
-
-def test(results: Sequence[Mapping]) -> str:
-    """Mean and sample standard deviation of the test metrics."""
-    if "accuracy" in results[0]:
-        return f"{spread([100 * result['accuracy'] for result in results], 2)} %"
-    rmse, r2 = (spread([result[key] for result in results], digits) for key, digits in (("rmse", 0), ("r2", 3)))
-    return f"RMSE {rmse}, R2 {r2}"
-
-
-def spread(values: Sequence[float], digits: int) -> str:
-    """Mean and sample standard deviation."""
-    mean = f"{statistics.mean(values):,.{digits}f}"
-    return mean if len(values) == 1 else f"{mean} +- {statistics.stdev(values):,.{digits}f}"
 
 
 def rank_correlation(left: Sequence[float], right: Sequence[float]) -> float:

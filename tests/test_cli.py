@@ -12,8 +12,8 @@ import pytest
 
 import outgrow
 from outgrow.cli import main
-from outgrow.commands import count
 from outgrow.errors import InputError
+from outgrow.options import count, seconds, settings
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 
@@ -59,6 +59,19 @@ BAD = {
     "an unknown model": ["grow", "digits", "--model", "vgg"],
     "a budget below the seed": ["grow", "digits", "--max-params", "100"],
     "a budget that is no number": ["grow", "digits", "--max-params", "many"],
+    "a budget of FLOPs below the seed": ["grow", "digits", "--max-flops", "10k"],
+    "less time than the seed takes": ["grow", "digits", "--max-latency", "0.000001"],
+    "a latency that is no number": ["grow", "digits", "--max-latency", "soon"],
+    "fewer FLOPs than training the seed takes": ["grow", "digits", "--max-train-flops", "1M"],
+    "half a FLOP": ["grow", "digits", "--max-train-flops", "0.5"],
+    "an unknown policy": ["grow", "digits", "--policy", "greedy"],
+    "a policy of a module that is not there": ["grow", "digits", "--policy", "nowhere:Greedy"],
+    "a policy that is none": ["grow", "digits", "--policy", "math:pi"],
+    "a policy's option without a value": ["grow", "digits", "--policy-options", "share"],
+    "an option that the policy doesn't have": ["grow", "digits", "--policy", "schedule", "--policy-options", "tau=1"],
+    "an option that is no number": ["grow", "digits", "--policy-options", "share=half"],
+    "an option out of range": ["grow", "digits", "--policy", "senn", "--policy-options", "tau=0"],
+    "pruning by a policy that can't": ["grow", "digits", "--policy", "schedule", "--prune"],
     "no epochs": ["grow", "digits", "--epochs", "0"],
     "a negative rate": ["grow", "digits", "--rate", "-1"],
     "widths of zero": ["grow", "digits", "--widths", "4", "0"],
@@ -105,15 +118,74 @@ def test_overwriting_replaces_a_run_and_nothing_else(here):
     assert "old" not in (here / "run" / "journal.jsonl").read_text()
 
 
-@pytest.mark.parametrize(("text", "value"), [("7", 7), ("50_000", 50_000), ("100k", 100_000), ("1.5M", 1_500_000)])
+COUNTS = {
+    "7": 7,
+    "50_000": 50_000,
+    "100k": 10**5,
+    "1.5M": 1_500_000,
+    "1,000": 1_000,
+    "2G": 2 * 10**9,
+    "2.5e12": 25 * 10**11,
+}
+COUNTS |= {"3T": 3 * 10**12, "1.000000000000001P": 10**15 + 1, "4 p": 4 * 10**15, "1e3": 1_000, " 1.0 ": 1}
+
+
+@pytest.mark.parametrize(("text", "value"), COUNTS.items(), ids=COUNTS)
 def test_counts_are_understood(text, value):
     assert count(text, "--max-params") == value
 
 
-@pytest.mark.parametrize("text", ["", "k", "-5", "0", "1.5", "5 x", "1e5k", "nan"])
+@pytest.mark.parametrize(
+    "text", ["", "k", "-5", "0", "1.5", "5 x", "1e5k", "nan", "inf", "1e99", "1e-3", "0.0005k", "٣"]
+)
 def test_counts_that_are_none_are_refused(text):
     with pytest.raises(InputError, match=r"--max-params .*: expected a"):
         count(text, "--max-params")
+
+
+@pytest.mark.parametrize(("text", "value"), [("2", 0.002), ("0.5", 0.0005), (".25ms", 0.00025), ("1.5 MS", 0.0015)])
+def test_times_are_milliseconds(text, value):
+    assert seconds(text, "--max-latency") == pytest.approx(value, rel=1e-15)
+
+
+@pytest.mark.parametrize("text", ["", "0", "0.0", "-1", "2s", "nan", "inf", "1e400", "ms"])
+def test_times_that_are_none_are_refused(text):
+    with pytest.raises(InputError, match=r"--max-latency .*: expected milliseconds above zero"):
+        seconds(text, "--max-latency")
+
+
+def test_settings_are_split_at_the_first_sign():
+    assert settings(("a=1", "b = x=y", "c="), "--policy-options") == {"a": "1", "b": "x=y", "c": ""}
+
+
+@pytest.mark.parametrize("words", [("a",), ("=1",), ("a b=1",), ("a=1", "a=2"), ("",)])
+def test_settings_that_are_none_are_refused(words):
+    with pytest.raises(InputError, match=r"--policy-options .*: expected "):
+        settings(words, "--policy-options")
+
+
+def test_a_run_keeps_its_budgets_and_writes_down_what_decided(here, capsys):
+    budgets = ["--max-flops", "3k", "--max-params", "2k", "--max-latency", "1000", "--max-train-flops", "1G"]
+    policy = ["--policy", "schedule", "--policy-options", "factor=2", "init=twins"]
+    assert main(["grow", "digits", "--model", "mlp", "--epochs", "3", "--out", "run", *budgets, *policy]) == 0
+    (start,) = re.findall(r"^mlp: .*", capsys.readouterr().out, re.MULTILINE)
+    limits = "2,000 parameters, 3 kFLOPs an example, 1,000 ms an example, 1 GFLOPs of training"
+    assert start.endswith(f"; at most {limits}; policy schedule")
+    told = json.loads(Path("run/config.json").read_text())["policy"]
+    assert told["name"] == "schedule"
+    assert told["options"].items() >= {"factor": 2.0, "init": "twins", "most": 3.0, "share": 0.3}.items()
+    sizes = json.loads(Path("run/family.json").read_text())["sizes"]
+    assert len(sizes) > 1
+    assert max(size["flops"] for size in sizes) <= 3_000
+    assert max(size["params"] for size in sizes) <= 2_000
+    events = [json.loads(line) for line in Path("run/journal.jsonl").read_text().splitlines() if '"growths"' in line]
+    assert all(growth["gain"] is None for event in events for growth in event["growths"])
+    assert "not judged" in Path("run/report.html").read_text()
+
+
+def test_pruning_is_an_option_of_the_default_policy(here):
+    assert main(["grow", "digits", "--model", "mlp", "--epochs", "1", "--out", "run", "--prune"]) == 0
+    assert json.loads(Path("run/config.json").read_text())["policy"]["options"]["prune"] is True
 
 
 def test_help_does_not_wait_for_torch():

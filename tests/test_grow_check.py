@@ -7,10 +7,11 @@ import torch
 import torch.nn.functional as F
 
 from outgrow.errors import InputError
+from outgrow.grow.budget import Cost
 from outgrow.grow.check import check
-from outgrow.grow.policy import Decision, Situation
+from outgrow.grow.policy import Decision, Plan, Situation
 from outgrow.grow.proposals import NAMES as PROPOSALS
-from outgrow.net.cost import flops, parameters, parameters_after
+from outgrow.net.cost import flops, flops_after, parameters, parameters_after
 from outgrow.net.deepen import insert_block_
 from outgrow.net.widen import apply_
 from test_grow_panel import NETS, WITH_PLACES, setup_of
@@ -25,24 +26,26 @@ class Takes:
     def propose(self, now):
         raise AssertionError("a check is told what to put on trial")
 
-    def decide(self, now, candidates, gain_now):
-        self.seen.append((now, candidates, gain_now))
+    def decide(self, now, candidates, present):
+        self.seen.append((now, candidates, present))
         return self.decision
 
 
 def everything(setup, count=2):
-    return Decision(
+    return Plan(
         {axis.name: count for axis in setup.axes if axis.growable}, "all", tuple(place.name for place in setup.places)
     )
 
 
 def situation_of(setup):
+    model, found, counts = setup.model, setup.axes, setup.counts
+    cost = Cost(parameters(model), sum(counts.values()))
     return Situation(
-        sizes={axis.name: axis.size for axis in setup.axes if axis.growable},
-        params=parameters(setup.model),
-        params_after=lambda units: parameters_after(setup.model, setup.axes, units),
-        progress=None,
-        history=(),
+        sizes={axis.name: axis.size for axis in found if axis.growable},
+        cost=cost,
+        cost_with=lambda units: cost.after(
+            parameters_after(model, found, units), flops_after(model, found, units, counts)
+        ),
     )
 
 
@@ -67,8 +70,8 @@ def in_words(verdict):
 def test_the_policy_sees_every_candidate_and_the_verdict_repeats_it(name):
     setup, policy = setup_of(name), Takes()
     verdict = checked(setup, policy)
-    ((_, candidates, gain_now),) = policy.seen
-    assert (verdict.candidates, verdict.gain_now, verdict.decision) == (candidates, gain_now, policy.decision)
+    ((_, candidates, present),) = policy.seen
+    assert (verdict.candidates, verdict.gain_now, verdict.decision) == (candidates, present.gain, policy.decision)
     asked = everything(setup)
     assert [c.where for c in candidates if c.kind == "widen"] == [*asked.units]
     assert [c.where for c in candidates if c.kind == "insert"] == [*asked.blocks]
@@ -127,7 +130,7 @@ def told(error, *words):
 def test_a_policy_that_decides_on_units_that_were_not_on_trial_is_told(units, words):
     setup = setup_of("mlp")
     with pytest.raises(InputError) as error:
-        checked(setup, Takes(units), Decision({"0": 2}, "one"))
+        checked(setup, Takes(units), Plan({"0": 2}, "one"))
     told(error, *words)
 
 
@@ -139,7 +142,7 @@ def test_a_policy_that_decides_on_blocks_that_were_not_on_trial_is_told(name):
         checked(setup, Takes(blocks=["nowhere"]))
     told(error, "a block at 'nowhere'", place)
     with pytest.raises(InputError) as error:
-        checked(setup, Takes(blocks=[place]), Decision(everything(setup).units, "units only"))
+        checked(setup, Takes(blocks=[place]), Plan(everything(setup).units, "units only"))
     told(error, f"a block at '{place}'", "none")
 
 
@@ -147,7 +150,7 @@ def test_a_policy_that_decides_on_units_and_blocks_at_once_is_told():
     setup = setup_of("mlp")
     with pytest.raises(InputError) as error:
         checked(setup, Takes({"0": 2}, [setup.places[0].name]))
-    told(error, "units and blocks", "one or the other")
+    told(error, "units and blocks", "one of them")
 
 
 def test_a_block_that_is_asked_for_twice_goes_in_once_or_is_refused():
@@ -165,10 +168,10 @@ def test_what_can_not_be_tried_is_left_out(name):
     setup, policy = setup_of(name), Takes()
     fixed = {axis.name: 1 for axis in setup.axes if not axis.growable}
     assert fixed
-    verdict = checked(setup, policy, Decision({**fixed, "no such axis": 1}, "odd", ("no such place",)))
+    verdict = checked(setup, policy, Plan({**fixed, "no such axis": 1}, "odd", ("no such place",)))
     assert (verdict.candidates, verdict.gain_now, verdict.flops) == ((), 0.0, 0)
     with pytest.raises(InputError):
-        checked(setup, Takes({next(iter(fixed)): 1}), Decision(fixed, "odd"))
+        checked(setup, Takes({next(iter(fixed)): 1}), Plan(fixed, "odd"))
 
 
 def state_of(model):
@@ -221,8 +224,8 @@ def test_the_same_seed_gives_the_same_verdict(name, kind):
 def test_panels_stand_beside_each_other(name):
     both, asked = setup_of(name), everything(setup_of(name))
     verdict = checked(both, Takes())
-    units = checked(setup_of(name), Takes(), Decision(asked.units, "units"))
-    blocks = checked(setup_of(name), Takes(), Decision({}, "blocks", asked.blocks))
+    units = checked(setup_of(name), Takes(), Plan(asked.units, "units"))
+    blocks = checked(setup_of(name), Takes(), Plan({}, "blocks", asked.blocks))
     assert [c for c in verdict.candidates if c.kind == "widen"] == [*units.candidates]
     assert [c.where for c in verdict.candidates] == [c.where for c in (*units.candidates, *blocks.candidates)]
     assert verdict.flops == pytest.approx(units.flops + blocks.flops, rel=0.2)

@@ -126,7 +126,7 @@ def test_blocks_cost_what_inserting_them_adds(name):
 def test_candidates_keep_what_they_promise_on_part_b(name):
     setup = setup_of(name)
     panel = unit_panel(setup)
-    assert 0 <= panel.gain_now <= panel.judgement.alone(0).gain * (1 + 1e-12)
+    assert 0 <= panel.present.gain <= panel.judgement.alone(0).gain * (1 + 1e-12)
     for i, candidate in enumerate(panel.candidates, 1):
         assert (candidate.kind, candidate.units) == ("widen", 2)
         assert candidate.gain <= panel.judgement.beyond(i).gain * (1 + 1e-12)

@@ -11,7 +11,7 @@ from outgrow.errors import InputError
 from outgrow.grow.gain import judge, mean_loss, realised
 from outgrow.grow.moments import take_moments
 from outgrow.grow.objective import OutputLoss
-from outgrow.grow.policy import Proportional
+from outgrow.grow.policies.proportional import Proportional
 from outgrow.grow.sample import Batch
 from outgrow.grow.step import StepLoss, objective_of
 from outgrow.train.grower import Grower
@@ -210,10 +210,10 @@ def test_a_network_grows_through_a_step_as_through_its_loss(strings):
             own_step(model, batch).backward()
             optimizer.step()
     twin = copy.deepcopy(model)
-    free = Proportional(300, price=-1.0)  # grows whatever it gains
-    other = Grower(twin, torch.optim.Adam(twin.parameters()), F.cross_entropy, x[:2], policy=free)
+    free = {"max_params": 300, "policy": Proportional(price=-1.0, init=None)}  # grows whatever it gains
+    other = Grower(twin, torch.optim.Adam(twin.parameters()), F.cross_entropy, x[:2], **free)
     expected = other.check([(x, y)]).growths
-    growths = Grower(model, optimizer, None, x[:2], step=own_step, policy=free).check(loader()).growths
+    growths = Grower(model, optimizer, None, x[:2], step=own_step, **free).check(loader()).growths
     assert len(growths) == len(expected) == 1
     assert model.net[0].out_features > 3
     within = 3 * expected[0].se if strings else 0.05 * expected[0].gain  # strings are split otherwise

@@ -154,7 +154,7 @@ def test_units_that_are_no_number_of_units(units):
 @pytest.mark.parametrize(
     ("init", "words"),
     [
-        ("zeros", "unknown init 'zeros': expected one of fresh, copy, or tensors by name"),
+        ("zeros", "unknown init 'zeros': expected one of fresh, copy, net2net, twins, or tensors by name"),
         ({"last.weight": torch.zeros(2, 3)}, "init for 'last.weight', which does not hand out axis blocks.0.up"),
         ({"blocks.0.up.weight": torch.zeros(2, 3)}, r"expected shape \[2, 4\] for 2 units, got \[2, 3\]"),
     ],

@@ -9,7 +9,7 @@ import pytest
 
 from outgrow.show.console import Console
 from outgrow.show.record import of_kind
-from test_show_records import family, story
+from test_show_records import BLOCK, REMOVAL, UNSEEN, family, story
 
 
 def shown(records, terminal, closes=True):
@@ -90,6 +90,27 @@ def test_the_board_shows_where_the_run_is():
     assert "of 60,000 parameters" in text
     assert "block3.conv1" in text
     assert "▲ 1" in text
+
+
+def test_removals_and_growths_that_nobody_judged_stand_above_the_board():
+    records = list(story())
+    event = of_kind(records, "event")[0]
+    event["growths"] = [REMOVAL, UNSEEN, BLOCK]
+    rows = re.findall(r"[▲▼] 1 .*", without_codes(shown(records, terminal=True)))
+    assert [" ".join(row.split()) for row in rows] == [
+        "▼ 1 conv1 24 → 20 costs 0.00031 ± 0.00022 -1,152",
+        "▲ 1 conv1 20 → 24 +1,152",
+        "▲ 1 block1 block gain 0.0210 ± 0.0030 realised 0.0200 +900",
+    ]
+    assert len({len(row) for row in rows}) == 1  # the columns line up
+
+
+def test_the_board_follows_an_axis_down():
+    start = next(iter(story(axes=1))) | {"axes": {"conv1": 24}}
+    event = {"event": 1, "epoch": 1.0, "reason": "", "growths": [REMOVAL], "params_after": 4711}
+    text = without_codes(shown([start, event], terminal=True, closes=False))
+    assert re.search(r"conv1 +━+ +24 → 20", text)
+    assert "4,711 of 60,000 parameters" in text
 
 
 @pytest.mark.parametrize("columns", [40, 80, 120])

@@ -7,6 +7,7 @@ import pytest
 
 from outgrow.errors import InputError
 from outgrow.show import quantity
+from outgrow.show.limits import limits
 from outgrow.show.lines import lines
 from outgrow.show.pace import Pace
 from outgrow.show.record import kind, of_kind, pareto, require
@@ -199,6 +200,67 @@ def test_one_line_for_an_epoch_and_one_for_each_growth():
         "event 3: grew block1.conv1 8 -> 12: gain 0.0210 +- 0.0030 nats, realised 0.0202, +1,152 parameters"
     ]
     assert list(lines({"record": "from a later version"}, start)) == []
+
+
+REMOVAL = {"kind": "remove", "where": "conv1", "units": 4, "size_before": 24, "size_after": 20, "moved": 3e-3}
+REMOVAL |= {"gain": -3.1e-4, "se": 2.2e-4, "realised": -3.1e-4, "params": -1152}
+UNSEEN = {"kind": "widen", "where": "conv1", "units": 4, "size_before": 20, "size_after": 24, "moved": 1e-7}
+UNSEEN |= {"gain": None, "se": None, "realised": None, "params": 1152}
+BLOCK = {"kind": "insert", "where": "block1", "units": 1, "size_before": 0, "size_after": 1, "moved": 0.0}
+BLOCK |= {"gain": 0.021, "se": 0.003, "realised": 0.02, "params": 900}
+
+
+def told(growth, **start):
+    (line,) = lines({"event": 3, "growths": [growth]}, start)
+    return line.removeprefix("event 3: ")
+
+
+def test_a_removal_is_told_by_what_it_costs():
+    assert told(REMOVAL) == "shrank conv1 24 -> 20: costs 0.00031 +- 0.00022 nats, -1,152 parameters"
+    assert told(REMOVAL, task="regression") == "shrank conv1 24 -> 20: costs 0.00031 +- 0.00022, -1,152 parameters"
+    assert told(REMOVAL | {"gain": 0.01, "se": 0.001}).startswith("shrank conv1 24 -> 20: saves 0.0100 +- 0.0010 nats")
+
+
+def test_a_growth_that_nobody_judged_promises_nothing():
+    assert told(UNSEEN) == "grew conv1 20 -> 24: +1,152 parameters"
+    assert told(UNSEEN | {"gain": math.nan}) == told(UNSEEN)
+
+
+def test_a_block_stands_behind_its_place():
+    assert told(BLOCK).startswith("inserted a block behind block1: gain 0.0210 +- 0.0030 nats, realised 0.0200")
+
+
+def test_an_axis_goes_down_where_units_are_removed():
+    events = [
+        {"event": number, "epoch": float(number), "reason": "", "growths": [growth]}
+        for number, growth in enumerate((UNSEEN, REMOVAL, BLOCK), 1)
+    ]
+    times, axes = trajectory([{"record": "start", "axes": {"conv1": 20, "conv2": 8}}, *events])
+    assert (times, axes) == ([0.0, 1.0, 2.0, 3.0], {"conv1": [20, 24, 20, 20], "conv2": [8] * 4})
+
+
+LIMITS = {
+    "max_params": (60_000, "60,000 parameters"),
+    "max_flops": (1_500_000, "1.5 MFLOPs an example"),
+    "max_latency": (0.0005, "0.5 ms an example"),
+    "max_train_flops": (2.5e12, "2.5 TFLOPs of training"),
+}
+
+
+@pytest.mark.parametrize("names", [(), ("max_flops",), ("max_latency", "max_params"), tuple(LIMITS)])
+def test_the_start_names_every_limit(names):
+    start = next(iter(story())) | {name: LIMITS[name][0] if name in names else None for name in LIMITS}
+    said = [text for name, (_, text) in LIMITS.items() if name in names]
+    assert limits(start) == said
+    (line,) = [line for line in lines(start, start) if line.startswith("convnet: ")]
+    assert line.endswith(f"; at most {', '.join(said)}" if said else "widths 8x4")
+
+
+@pytest.mark.parametrize("name", [None, "outgrow", "senn", "mine:\x1b[31mGreedy"])
+def test_the_start_names_the_policy_unless_it_is_the_default(name):
+    start = next(iter(story())) | {"max_params": None, "policy": name}
+    (line,) = [line for line in lines(start, start) if line.startswith("convnet: ")]
+    assert line.partition("; policy ")[2] == ("" if name in {None, "outgrow"} else name.replace("\x1b", "?"))
 
 
 @pytest.mark.parametrize("slower", [1.0, 1.05])

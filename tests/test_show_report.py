@@ -14,7 +14,7 @@ from outgrow.show import plots, quantity
 from outgrow.show.bands import spread
 from outgrow.show.record import of_kind
 from outgrow.show.report import write_report
-from test_show_records import family, story
+from test_show_records import BLOCK, REMOVAL, UNSEEN, family, story
 
 VOID = {"meta", "link", "br"}
 EVIL = "</script><script>alert('{}')</script><b onclick=\"x\">&$\\frac$"
@@ -117,7 +117,7 @@ def test_every_event_has_its_numbers(make):
     _, page, _ = make(records)
     for event in of_kind(records, "event"):
         if not event["growths"]:
-            assert f"{event['event']} {event['epoch']:.1f} nothing grew: {event['reason']}" in page.text
+            assert f"{event['event']} {event['epoch']:.1f} nothing changed: {event['reason']}" in page.text
         for growth in event["growths"]:
             sizes = f"{growth['size_before']} → {growth['size_after']}"
             row = f"{event['event']} {event['epoch']:.1f} grew {growth['where']} {sizes} "
@@ -230,18 +230,42 @@ def test_numbers_that_are_none_are_drawn_over(make):
 
 def test_a_growth_in_depth_is_told(make):
     records = list(story())
-    growth = {
-        "kind": "insert",
-        "where": "layer2",
-        "units": 1,
-        "size_before": 2,
-        "size_after": 3,
-        "gain": 0.1,
-        "se": 0.01,
-    }
-    of_kind(records, "event")[0]["growths"].append(growth | {"realised": -0.02, "moved": 0.0, "params": 900})
+    of_kind(records, "event")[0]["growths"].append(BLOCK)
     _, page, _ = make(records)
-    assert "inserted layer2 0.1000 ± 0.0100 -0.0200 0e+00 +900" in page.text
+    assert "inserted a block behind block1 0.0210 ± 0.0030 0.0200 0e+00 +900" in page.text
+
+
+def test_removals_are_told_by_what_they_cost(make):
+    records = list(story())
+    events = of_kind(records, "event")
+    events[0]["growths"] = [REMOVAL, REMOVAL | {"where": "block0.conv1"}]
+    _, page, _ = make(records)
+    assert "shrank conv1 24 → 20 -0.00031 ± 0.00022 3e-03 -1,152" in page.text
+    assert "2 removals cost 6.2e-04 nats and gave back 2,304 parameters." in page.text
+    assert "2 growths promised" in page.text
+    assert "<title>event 1: shrank conv1 24" in plots.losses(records)
+    assert "2 growths, 1 removal marked" in plots.losses(records)
+    assert "shrank" not in plots.gains(events)
+
+
+def test_growths_that_nobody_judged_are_shown_without_promise(make):
+    records = list(story())
+    for event in of_kind(records, "event"):
+        event["growths"] = [UNSEEN]
+    _, page, _ = make(records)
+    assert "grew conv1 20 → 24 not judged 1e-07 +1,152" in page.text
+    assert "No growth yet whose gain was measured." in page.text
+    assert "no growth was judged" in plots.gains(of_kind(records, "event"))
+    assert "None" not in page.text
+
+
+def test_the_settings_name_the_limits_and_the_policy_with_its_options(make):
+    records = list(story())
+    records[0] |= {"max_params": None, "max_flops": 200_000, "max_latency": 0.002, "policy": "senn"}
+    config = {"command": "outgrow grow digits", "policy": {"name": "senn", "options": {"tau": 2.0, "prune": False}}}
+    for told, shown in ((config, "senn: tau 2.0, prune no"), ({}, "senn")):
+        _, page, _ = make(records, config=told)
+        assert f"limits 200 kFLOPs an example, 2 ms an example policy {shown} length" in page.text
 
 
 def damage(folder, name, text):

@@ -10,7 +10,8 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from outgrow.errors import InputError
-from outgrow.grow.policy import Decision, Proportional
+from outgrow.grow.policies.proportional import Proportional
+from outgrow.grow.policy import Decision, Plan
 from outgrow.models.seed import Seed
 from outgrow.net.cost import flops, parameters
 from outgrow.train.grower import Grower
@@ -40,9 +41,9 @@ class Deepens:
 
     def propose(self, now):
         self.names.append(now.places())
-        return Decision({}, "try blocks", now.places())
+        return Plan({}, "try blocks", now.places())
 
-    def decide(self, now, candidates, gain_now):
+    def decide(self, now, candidates, present):
         best = sorted(candidates, key=lambda candidate: candidate.gain, reverse=True)
         return Decision({}, "the best", tuple(candidate.where for candidate in best[: self.most]))
 
@@ -142,11 +143,11 @@ def test_after_a_block_widths_grow_as_ever():
         def propose(self, now):
             if not now.history:
                 return super().propose(now)
-            return Decision(dict.fromkeys(now.sizes, 2), "widen")
+            return Plan(dict.fromkeys(now.sizes, 2), "widen")
 
-        def decide(self, now, candidates, gain_now):
+        def decide(self, now, candidates, present):
             if not now.history:
-                return super().decide(now, candidates, gain_now)
+                return super().decide(now, candidates, present)
             return Decision({candidate.where: candidate.units for candidate in candidates}, "all")
 
     for name in NETS:
@@ -164,7 +165,7 @@ def test_after_a_block_widths_grow_as_ever():
 def test_a_policy_may_name_places_without_asking_for_them():
     class Knows(Deepens):
         def propose(self, now):
-            return Decision({}, "it knows", ("1", "3"))
+            return Plan({}, "it knows", ("1", "3"))
 
     _, _, x, y, grower = trained("mlp", policy=Knows())
     for _ in range(2):
@@ -187,9 +188,9 @@ class Widens(Deepens):
     """Adds two units on every axis."""
 
     def propose(self, now):
-        return Decision(dict.fromkeys(now.sizes, 2), "try units")
+        return Plan(dict.fromkeys(now.sizes, 2), "try units")
 
-    def decide(self, now, candidates, gain_now):
+    def decide(self, now, candidates, present):
         return Decision({candidate.where: candidate.units for candidate in candidates}, "all")
 
 
@@ -317,7 +318,7 @@ def test_what_is_proposed_is_what_is_added(name, progress):
     for step in range(2):
         now = grower.situation(None if progress is None else progress * (step + 1))
         proposed = grower.policy.propose(now)
-        expected = now.params_after(proposed.units)
+        expected = now.cost_with(proposed.units).params
         event = grower.check([data_of(name, 256)], now.progress)
         assert {growth.where: growth.units for growth in event.growths} == proposed.units
         assert event.params_after == expected
@@ -329,7 +330,7 @@ def test_tilts_come_from_the_gains_of_the_last_event():
     event = grower.check([data_of("mlp", 256)])
     assert event.growths
     tilted, plain = grower.policy.propose(grower.situation()), Proportional(price=-1.0, strength=0.0)
-    tilts = grower.policy._tilts(event.candidates)
+    tilts = grower.policy._tilts(grower.situation())
     even = plain.propose(grower.situation())
     growth = {axis: 1 + tilted.units.get(axis, 0) / size for axis, size in grower.sizes.items()}
     proportional = {axis: 1 + even.units.get(axis, 0) / size for axis, size in grower.sizes.items()}
@@ -347,7 +348,7 @@ def test_tilts_come_from_the_gains_of_the_last_event():
 def test_no_event_exceeds_the_budget(name):
     start = parameters(SEEDS[name].build())
     for budget in (start, int(1.1 * start), 3 * start):
-        grower = grower_of(name, policy=Proportional(budget, price=-1.0, events=4), sample=32)
+        grower = grower_of(name, max_params=budget, policy=Proportional(price=-1.0, events=4), sample=32)
         for progress in (0.16, 0.31, 0.46, 0.6):
             event = grower.check([data_of(name, 64)], progress)
             assert event.params_after == parameters(grower.model) <= budget

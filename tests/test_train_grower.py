@@ -12,7 +12,8 @@ from torch.optim.swa_utils import AveragedModel
 
 from outgrow.errors import EditError, InputError
 from outgrow.grow.event import Event
-from outgrow.grow.policy import Decision, Proportional
+from outgrow.grow.policies.proportional import Proportional
+from outgrow.grow.policy import Decision, Plan
 from outgrow.models.seed import Seed
 from outgrow.net.cost import flops, parameters
 from outgrow.train import grower as grower_module
@@ -68,7 +69,7 @@ def test_on_noise_nothing_pays():
 
 @pytest.mark.parametrize("seed", range(3))
 def test_it_grows_and_gain_agrees_with_realised(seed):
-    model, _, x, y, grower = trained(seed, policy=Proportional(200, price=-1.0))
+    model, _, x, y, grower = trained(seed, max_params=200, policy=Proportional(price=-1.0))
     before = parameters(model)
     event = grower.check([(x, y)])
     assert event.growths
@@ -93,7 +94,7 @@ def test_the_budget_is_never_exceeded(budget):
     model, _, x, y, grower = trained(max_params=budget)
     for _ in range(8):
         event = grower.check([(x, y)])
-        assert event.params_after == parameters(model) <= grower.policy.max_params
+        assert event.params_after == parameters(model) <= grower.budget.max_params
     if budget < 46:  # less than one unit more
         assert str(event).startswith("no growth: ")
 
@@ -217,11 +218,11 @@ class Every:
         self.offer, self.take, self.seen = offer, take, []
 
     def propose(self, now):
-        return Decision(dict.fromkeys(now.sizes, self.offer), "always")
+        return Plan(dict.fromkeys(now.sizes, self.offer), "always")
 
-    def decide(self, now, candidates, gain_now):
-        after = now.params_after({c.where: self.take for c in candidates})
-        self.seen.append((now, tuple(candidates), gain_now, after))
+    def decide(self, now, candidates, present):
+        after = now.cost_with({c.where: self.take for c in candidates})
+        self.seen.append((now, tuple(candidates), present, after))
         return Decision({c.where: self.take for c in candidates}, "all")
 
 
@@ -229,12 +230,12 @@ def test_a_policy_of_the_users_own_sees_and_decides():
     policy = Every(3, 2)
     model, _, x, y, grower = trained(policy=policy)
     event = grower.check([(x, y)], progress=0.25)
-    now, candidates, gain_now, after = policy.seen[0]
-    assert now.params == event.params_before
+    now, candidates, present, after = policy.seen[0]
+    assert now.cost.params == event.params_before
     assert now.progress == 0.25
-    assert after == event.params_after
+    assert (after.params, after.flops) == (event.params_after, grower.flops)
     assert candidates == event.candidates
-    assert gain_now == event.gain_now > 0
+    assert present.gain == event.gain_now > 0
     assert [growth.units for growth in event.growths] == [2, 2]
     assert (model[0].out_features, model[2].in_features, model[2].out_features) == (5, 5, 5)
     assert event.reason == "all"

@@ -10,6 +10,7 @@ import torch
 import outgrow
 from outgrow.data import Batches, Dataset, Split
 from outgrow.errors import InputError
+from outgrow.grow.budget import Budget
 from outgrow.models import Seed
 from outgrow.net.cost import flops, parameters
 from outgrow.train.evaluate import StandardizedMSE, evaluate
@@ -61,7 +62,7 @@ def trainer(tmp_path, case="rings", *, seed=0, records=None, epochs=20, **option
     folder.write_json("config.json", {"seed_network": network.to_json()})
     keep = (lambda record: None) if records is None else records.append
     recipe = Recipe(epochs=epochs, batch_size=32, **options)
-    return Trainer(dataset(case), network, recipe, folder, seed=seed, max_params=600, on_record=keep)
+    return Trainer(dataset(case), network, recipe, folder, seed=seed, budget=Budget(max_params=600), on_record=keep)
 
 
 def untimed(value):
@@ -186,7 +187,7 @@ def test_a_full_disk_while_saving_leaves_the_previous_sizes_whole(tmp_path, monk
 
 def test_a_budget_below_the_seed_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"budget of 5 parameters is below the seed's"):
-        Trainer(dataset("rings"), CASES["rings"][2], Recipe(1, 8), RunFolder(tmp_path), max_params=5)
+        Trainer(dataset("rings"), CASES["rings"][2], Recipe(1, 8), RunFolder(tmp_path), budget=Budget(max_params=5))
 
 
 def test_the_rate_rises_stays_and_falls_to_zero():

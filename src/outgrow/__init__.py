@@ -8,8 +8,10 @@ if TYPE_CHECKING:
     from outgrow.errors import GrowthError as GrowthError
     from outgrow.errors import InputError as InputError
     from outgrow.grow.event import Event as Event
+    from outgrow.grow.policies.proportional import Proportional as Proportional
+    from outgrow.grow.policy import Decision as Decision
+    from outgrow.grow.policy import Plan as Plan
     from outgrow.grow.policy import Policy as Policy
-    from outgrow.grow.policy import Proportional as Proportional
     from outgrow.net.axes import axes as axes
     from outgrow.net.axis import Axis as Axis
     from outgrow.net.deepen import deepen_ as deepen_
@@ -31,8 +33,10 @@ _HOME = {
     "Grower": "outgrow.train.grower",
     "GrowthError": "outgrow.errors",
     "InputError": "outgrow.errors",
+    "Decision": "outgrow.grow.policy",
+    "Plan": "outgrow.grow.policy",
     "Policy": "outgrow.grow.policy",
-    "Proportional": "outgrow.grow.policy",
+    "Proportional": "outgrow.grow.policies.proportional",
     "axes": "outgrow.net.axes",
     "Place": "outgrow.net.places",
     "deepen_": "outgrow.net.deepen",

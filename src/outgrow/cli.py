@@ -25,8 +25,21 @@ class Grow:
     in class folders, an .npz file with x and y, or a .csv file with --target."""
     model: Annotated[str, _option("mlp|convnet|resnet")] = ""
     """The seed network; convnet for images and mlp for tables if not given."""
-    max_params: Annotated[str, _option("N")] = ""
-    """Budget of parameters, such as 50000, 100k or 1.5M; without one the network grows as long as it pays."""
+    max_params: Annotated[str | None, _option("N")] = None
+    """Budget of parameters, such as 50000, 100k or 1.5M. Without any budget the network grows as long as it pays."""
+    max_flops: Annotated[str | None, _option("N")] = None
+    """Budget of the FLOPs of one example's forward pass, such as 200k or 1.5M (a multiply-add counts 2)."""
+    max_latency: Annotated[str | None, _option("MS")] = None
+    """Budget of the milliseconds of one example's forward pass, measured on this machine."""
+    max_train_flops: Annotated[str | None, _option("N")] = None
+    """Budget of the FLOPs of the whole run, checks included, such as 500G or 2.5T."""
+    policy: Annotated[str, tyro.conf.arg(metavar="NAME")] = "outgrow"
+    """What decides when and where it grows: outgrow, schedule, random, gradmax, tiny, firefly, net2net, senn, secnn,
+    senn-paper, secnn-paper, or your own as package.module:Policy."""
+    policy_options: Annotated[tuple[str, ...], _option("KEY=VALUE ...")] = ()
+    """Options of the policy, such as share=0.5 events=12."""
+    prune: bool = False
+    """Give back units that stopped paying, too."""
     epochs: Annotated[int | None, _option("E")] = None
     """Passes over the training part; about 1.2 million examples if not given, 20 to 100 epochs."""
     seed: Annotated[int, tyro.conf.arg(metavar="S")] = 0

@@ -1,28 +1,33 @@
 """What the commands do: put the rooms together. Imported only when a command runs, so that `--help` answers at once."""
 
-import math
-import re
 import shlex
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
 from outgrow import __version__, data, models
 from outgrow.errors import InputError
 from outgrow.factory import example_of, model_of
+from outgrow.grow.budget import Budget
+from outgrow.grow.policies.registry import options_of, policy_of
+from outgrow.grow.policy import Policy, Timetable
 from outgrow.net.axes import axes
 from outgrow.net.axis import Axis
 from outgrow.net.cost import parameters
 from outgrow.net.places import places
+from outgrow.options import count, seconds, settings
 from outgrow.show.console import Console
 from outgrow.show.report import write_report
 from outgrow.show.structure import print_structure
 from outgrow.train.folder import RunFolder
 from outgrow.train.recipe import Recipe
 from outgrow.train.trainer import DivergedError, Trainer
+
+Number = TypeVar("Number", int, float)
 
 if TYPE_CHECKING:
     from outgrow.cli import Grow, Inspect
@@ -41,7 +46,8 @@ def grow(options: "Grow") -> int:
         InputError: Anything about the options or the data that can't work; nothing is written then.
     """
     device = _device(options.device)
-    budget = count(options.max_params, "--max-params") if options.max_params else None
+    budget, policy = _budget(options), _policy(options)
+    train_flops = _if_given(count, options.max_train_flops, "--max-train-flops")
     dataset = data.load(
         options.data,
         data_dir=str(options.data_dir) if options.data_dir else None,
@@ -59,14 +65,17 @@ def grow(options: "Grow") -> int:
         network,
         recipe,
         folder,
-        max_params=budget,
+        budget=budget,
+        max_train_flops=train_flops,
+        policy=policy,
+        policy_name=options.policy,
         seed=options.seed,
         device=device,
         on_record=console,
         on_step=console.tick,
     )
     folder.claim(options.overwrite)
-    folder.write_json("config.json", _config(options, dataset, network, recipe))
+    folder.write_json("config.json", _config(options, dataset, network, recipe, trainer.policy))
     try:
         with console:
             family = trainer.run()
@@ -116,30 +125,21 @@ def _axis_row(axis: Axis) -> dict[str, Any]:
     }
 
 
-def count(text: str, option: str) -> int:
-    """Read a count such as 50000, 50_000, 100k or 1.5M.
+def _budget(options: "Grow") -> Budget:
+    return Budget(
+        _if_given(count, options.max_params, "--max-params"),
+        _if_given(count, options.max_flops, "--max-flops"),
+        _if_given(seconds, options.max_latency, "--max-latency"),
+    )
 
-    Args:
-        text: The count.
-        option: Name of the option, for the error.
 
-    Returns:
-        The whole number.
+def _if_given(read: Callable[[str, str], Number], text: str | None, option: str) -> Number | None:
+    return None if text is None else read(text, option)
 
-    Raises:
-        InputError: It is no positive whole number of that kind.
 
-    Examples:
-        >>> count("100k", "--max-params"), count("1.5M", "--max-params")
-        (100000, 1500000)
-    """
-    match = re.fullmatch(r"([0-9][0-9_,]*(?:\.[0-9]+)?)\s*([kmg]?)", text.strip().lower())
-    if not match:
-        raise InputError(f"{option} {text}: expected a count such as 50000, 100k or 1.5M")
-    value = float(re.sub("[_,]", "", match[1])) * {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}[match[2]]
-    if value < 1 or not math.isclose(value, round(value)):
-        raise InputError(f"{option} {text}: expected a positive whole number")
-    return round(value)
+def _policy(options: "Grow") -> Callable[[Timetable], Policy]:
+    found = settings(options.policy_options, "--policy-options")
+    return policy_of(options.policy, found | {"prune": "True"} if options.prune else found)
 
 
 def _device(name: str) -> str:
@@ -181,7 +181,9 @@ def _recipe(options: "Grow", examples: int) -> Recipe:
     return replace(recipe, **changes)
 
 
-def _config(options: "Grow", dataset: data.Dataset, network: models.Seed, recipe: Recipe) -> dict[str, Any]:
+def _config(
+    options: "Grow", dataset: data.Dataset, network: models.Seed, recipe: Recipe, policy: Policy
+) -> dict[str, Any]:
     said = {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()}
     return {
         "format": 1,
@@ -190,5 +192,6 @@ def _config(options: "Grow", dataset: data.Dataset, network: models.Seed, recipe
         "data": {"name": dataset.name, "task": dataset.task, "classes": list(dataset.classes), **dataset.description},
         "seed_network": network.to_json(),
         "recipe": asdict(recipe),
+        "policy": {"name": options.policy, "options": options_of(policy)},
         "versions": {"outgrow": __version__, "torch": torch.__version__},
     }

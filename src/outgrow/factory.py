@@ -13,6 +13,41 @@ from torch import Tensor, nn
 from outgrow.errors import InputError
 
 
+def imported(name: str, what: str, such_as: str) -> Any:
+    """Import what a user names on the command line; modules are also found in the current folder.
+
+    Args:
+        name: `package.module:attribute`.
+        what: What is expected behind the colon, in one word.
+        such_as: A name as it should be.
+
+    Returns:
+        What is there.
+
+    Raises:
+        InputError: The name has another form, or there is no such module or attribute.
+
+    Examples:
+        >>> imported("torch.nn:Identity", "factory", "mymodels.nets:small")
+        <class 'torch.nn.modules.linear.Identity'>
+    """
+    module, colon, attribute = name.partition(":")
+    if not colon or not module or not attribute:
+        raise InputError(f"{name}: expected package.module:{what}, such as {such_as}")
+    here = str(Path.cwd())
+    sys.path.insert(0, here)
+    try:
+        found: Any = importlib.import_module(module)
+        for part in attribute.split("."):
+            found = getattr(found, part)
+    except (ImportError, AttributeError) as error:
+        raise InputError(f"{name}: {error}; run it where 'import {module}' works") from error
+    finally:
+        if here in sys.path:
+            sys.path.remove(here)
+    return found
+
+
 def model_of(name: str) -> tuple[nn.Module, Any]:
     """Import a factory and call it; modules are also found in the current folder.
 
@@ -29,20 +64,7 @@ def model_of(name: str) -> tuple[nn.Module, Any]:
         >>> model_of("torch.nn:Identity")
         (Identity(), None)
     """
-    module, colon, attribute = name.partition(":")
-    if not colon or not module or not attribute:
-        raise InputError(f"{name}: expected package.module:factory, such as mymodels.nets:small")
-    here = str(Path.cwd())
-    sys.path.insert(0, here)
-    try:
-        found: Any = importlib.import_module(module)
-        for part in attribute.split("."):
-            found = getattr(found, part)
-    except (ImportError, AttributeError) as error:
-        raise InputError(f"{name}: {error}; run it where 'import {module}' works") from error
-    finally:
-        if here in sys.path:
-            sys.path.remove(here)
+    found = imported(name, "factory", "mymodels.nets:small")
     try:
         made = found if isinstance(found, nn.Module) else found()
     except Exception as error:

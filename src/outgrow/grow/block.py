@@ -24,6 +24,8 @@ from outgrow.grow.objective import Objective, Tangent
 from outgrow.grow.patches import is_mixer
 from outgrow.grow.pieces import layer_step, layers_among, pieces_of, weighed
 from outgrow.grow.sample import Batch, examples_in, few
+from outgrow.grow.score import total
+from outgrow.grow.trial import freeze_, frozen_terms
 from outgrow.grow.weights import sizes_of
 from outgrow.models.residual import Residual
 from outgrow.net.counts import settled
@@ -93,7 +95,7 @@ class BlockTrial:
         self._weighing = list(_first(batches, MAX_EXAMPLES))
         self._scored: dict[str, tuple[float, float, Tangent]] = {}
         self._take_pieces(batches, generator, fisher, convention)
-        self.model.requires_grad_(False)
+        self._trained = freeze_(self.model)
 
     def scored(self, place: str) -> tuple[float, float, Tangent]:
         """Return the score and its lower bound [nats], and the step, of the block at a place.
@@ -126,6 +128,20 @@ class BlockTrial:
             if moments := self.moments.get(path):
                 tangent.update(layer_step(self.model, path, moments, self.damping, moments.bias_moves))
         return tangent
+
+    def present_score(self) -> float:
+        """Return the score of the weights of those layers under K-FAC [nats]."""
+        found = [self.moments[path] for path in self._present if path in self.moments]
+        return sum(total(moments.A, moments.S, moments.G, self.damping) for moments in found)
+
+    def diagonal(self, batches: Sequence[Batch]) -> tuple[float, dict[str, float]]:
+        """Return SECNN's score of the real model's weights, and by place of what has a gradient in the block there."""
+        with Halfway():
+            terms = frozen_terms(self.model, self._trained, batches, self.objective)
+        sums = {name: float(term.sum()) for name, term in terms.items()}
+        new = {id(parameter) for parameter in chain.from_iterable(self._own.values())}
+        present = sum(sums.get(name, 0.0) for name, p in self.model.named_parameters() if id(p) not in new)
+        return present, {place: sum(sums.get(name, 0.0) for name in self._moving(place)) for place in self._places}
 
     def cost(self, place: str) -> tuple[int, int]:
         """Return the parameters and the forward FLOPs of one example that the block at a place adds."""

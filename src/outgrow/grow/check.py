@@ -1,16 +1,28 @@
-"""One check: put units and blocks on trial, score and judge them, decide, and measure what was decided."""
+"""One check: put what a policy planned on trial, score and judge it, decide, and measure what was decided."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from outgrow.errors import InputError
+from outgrow.grow.additions import ceiling
 from outgrow.grow.block import can_try_place
 from outgrow.grow.event import Candidate
 from outgrow.grow.panel import Block, BlockPanel, Setup, UnitPanel, Units
-from outgrow.grow.policy import Decision, Policy, Situation
+from outgrow.grow.policy import Decision, Plan, Policy, Present, Situation
+from outgrow.grow.removal import Losing, RemovalPanel, losable
+from outgrow.grow.sample import examples_in
 from outgrow.grow.trial import tried
+from outgrow.grow.unseen import unseen_blocks, unseen_units
+from outgrow.net.preserve import frozen_state
+from outgrow.net.remove import Values
+
+
+def no_values(model: nn.Module) -> Values:
+    """Return no other weights for a module: nothing goes from it."""
+    return {}
 
 
 @dataclass(frozen=True)
@@ -18,32 +30,72 @@ class Verdict:
     """What a check found: candidates, the decision, and the growths that it led to.
 
     Args:
-        gain_now: What a step of the present weights is worth on part B [nats].
+        gain_now: What a step of the present weights is worth on part B [nats]; nan where nothing was judged.
+        loss: Mean loss on part B [nats]; nan likewise.
         candidates: What was on trial.
         decision: What the policy said.
         units: The units to add.
         blocks: The blocks to insert.
+        losing: The units to remove.
+        values: Gives the weights, by name, with which what stays in a module stands in for what goes.
         step: What the steps of the units, taken together, add to the tensors of the widened model, by name.
         flops: Floating-point operations of the check, about.
+        examples: How many judged the candidates.
     """
 
     gain_now: float
+    loss: float
     candidates: tuple[Candidate, ...]
     decision: Decision
     units: tuple[Units, ...]
-    blocks: tuple[Block, ...]
-    step: Mapping[str, Tensor]
-    flops: int
+    blocks: tuple[Block, ...] = ()
+    losing: tuple[Losing, ...] = ()
+    values: Callable[[nn.Module], Values] = no_values
+    step: Mapping[str, Tensor] = field(default_factory=dict)
+    flops: int = 0
+    examples: int = 0
+
+    def __bool__(self) -> bool:
+        return bool(self.units or self.blocks or self.losing)
 
 
-def check(setup: Setup, proposed: Decision, policy: Policy, now: Situation) -> Verdict:
+def add_unseen(setup: Setup, plan: Plan) -> Verdict:
+    """Make what a policy wants without evidence.
+
+    Args:
+        setup: What the check goes by; part A of its sample may be empty where the proposal needs none.
+        plan: Units to add, by axis, and places of blocks; what can't be tried is left out.
+
+    Returns:
+        What will be added, none of it scored or judged.
+
+    Raises:
+        InputError: Both units and blocks are planned.
+    """
+    if plan.units and plan.blocks:
+        raise InputError(
+            "expected units or blocks to add unseen, received both: a block that is made has the old widths"
+        )
+    units, flops = unseen_units(setup, {a: plan.units[a.name] for a in tried(setup.model, setup.axes, plan.units)})
+    blocks = unseen_blocks(setup, [p for p in setup.places if p.name in plan.blocks])
+    decision = Decision(
+        {one.widening.axis.name: one.widening.units for one, _ in units},
+        plan.reason,
+        tuple(block.place.name for block, _ in blocks),
+    )
+    candidates = tuple(candidate for _, candidate in (*units, *blocks))
+    added, inserted = tuple(one for one, _ in units), tuple(block for block, _ in blocks)
+    return Verdict(math.nan, math.nan, candidates, decision, added, inserted, flops=flops)
+
+
+def check(setup: Setup, plan: Plan, policy: Policy, now: Situation) -> Verdict:
     """Run one check; the model is not changed.
 
     Units are judged beside units and blocks beside blocks, each in one pass over part B of the sample.
 
     Args:
         setup: What the check goes by.
-        proposed: Units to put on trial, by axis, and places where to try a block; what can't be tried is left out.
+        plan: Units to put on trial, by axis, and places where to try a block; what can't be tried is left out.
         policy: Decides.
         now: What the policy sees.
 
@@ -53,28 +105,62 @@ def check(setup: Setup, proposed: Decision, policy: Policy, now: Situation) -> V
     Raises:
         InputError: The policy decided on what was not on trial.
     """
-    units = {axis: proposed.units[axis.name] for axis in tried(setup.model, setup.axes, proposed.units)}
-    blocks = [p for p in setup.places if p.name in proposed.blocks and not can_try_place(setup.model, p)]
+    units = {axis: plan.units[axis.name] for axis in tried(setup.model, setup.axes, plan.units)}
+    blocks = [p for p in setup.places if p.name in plan.blocks and not can_try_place(setup.model, p)]
+    gone = {axis: plan.removals[axis.name] for axis in losable(setup.model, setup.axes, plan.removals)}
     widen = UnitPanel(setup, units) if units else None
     insert = BlockPanel(setup, blocks) if blocks else None
-    panels = [panel for panel in (widen, insert) if panel is not None]
+    shrink = RemovalPanel(setup, gone) if gone else None
+    panels = [panel for panel in (widen, insert, shrink) if panel is not None]
     candidates = tuple(candidate for panel in panels for candidate in panel.candidates)
-    gain_now = max((panel.gain_now for panel in panels), default=0.0)
-    decision = policy.decide(now, candidates, gain_now)
+    present = _present([panel.present for panel in (widen, insert) if panel is not None], setup, plan)
+    decision = policy.decide(now, candidates, present)
     _demand_offered(decision, candidates, policy)
     added, step = widen.chosen(decision.units) if widen and decision.units else ((), {})
     inserted = insert.chosen(decision.blocks) if insert and decision.blocks else ()
-    return Verdict(gain_now, candidates, decision, added, inserted, step, sum(panel.flops for panel in panels))
+    losing, values = shrink.chosen(decision.removals) if shrink and decision.removals else ((), no_values)
+    return Verdict(
+        present.gain,
+        present.loss,
+        candidates,
+        decision,
+        added,
+        inserted,
+        losing,
+        values,
+        step,
+        sum(panel.flops for panel in panels),
+        examples_in(setup.sample.b) if setup.judged or gone else 0,
+    )
+
+
+def _present(found: Sequence[Present], setup: Setup, plan: Plan) -> Present:
+    """What the panels say of the weights that are there; SENN's ceiling only for a policy that goes by scores."""
+    asked = plan.evidence == "score"
+    return Present(
+        max((one.gain for one in found), default=0.0 if setup.judged else math.nan),
+        max((one.score for one in found), default=math.nan),
+        _ceiling(setup) if asked else math.nan,
+        max((one.diagonal for one in found), default=math.nan),
+        next((one.loss for one in found if not math.isnan(one.loss)), math.nan),
+    )
+
+
+def _ceiling(setup: Setup) -> float:
+    with frozen_state(setup.model):
+        return ceiling(setup.model.eval(), setup.sample.a, setup.objective)
 
 
 def _demand_offered(decision: Decision, candidates: Sequence[Candidate], policy: Policy) -> None:
     who = f"policy {type(policy).__name__} decided on"
-    offered = {c.where: c.units for c in candidates if c.kind == "widen"}
-    for axis, count in decision.units.items():
-        if axis not in offered:
-            raise InputError(f"{who} units of '{axis}', expected one of those on trial: {', '.join(offered) or 'none'}")
-        if not 1 <= count <= offered[axis]:
-            raise InputError(f"{who} {count} units of '{axis}', expected 1 to {offered[axis]} as were on trial")
+    for kind, wanted in (("widen", decision.units), ("remove", decision.removals)):
+        offered = {c.where: c.units for c in candidates if c.kind == kind}
+        for axis, count in wanted.items():
+            if axis not in offered:
+                have = ", ".join(offered) or "none"
+                raise InputError(f"{who} units of '{axis}', expected one of those on trial: {have}")
+            if not 1 <= count <= offered[axis]:
+                raise InputError(f"{who} {count} units of '{axis}', expected 1 to {offered[axis]} as were on trial")
     blocks = [c.where for c in candidates if c.kind == "insert"]
     for place in decision.blocks:
         if place not in blocks:
@@ -83,5 +169,6 @@ def _demand_offered(decision: Decision, candidates: Sequence[Candidate], policy:
             )
     if len(set(decision.blocks)) < len(decision.blocks):
         raise InputError(f"{who} two blocks at one place, expected one at most: {', '.join(decision.blocks)}")
-    if decision.units and decision.blocks:
-        raise InputError(f"{who} units and blocks, expected one or the other: a block on trial has the old widths")
+    kinds = [what for what in ("units", "blocks", "removals") if getattr(decision, what)]
+    if len(kinds) > 1:
+        raise InputError(f"{who} {' and '.join(kinds)}, expected one of them: what was on trial has the old widths")

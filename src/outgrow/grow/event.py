@@ -1,18 +1,22 @@
-"""What a check saw and decided: data that the journal keeps and the report draws."""
+"""What a check saw and decided: data that the journal keeps and the report draws.
 
+Numbers that a policy did not ask for are nan here and null in the journal.
+"""
+
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """Units that were proposed on one axis, or a block at a place.
+    """Units that were proposed on one axis, a block at a place, or units that may go.
 
     Args:
-        kind: What it is: `widen`, or `insert` for a block.
+        kind: What it is: `widen`, `insert` for a block, or `remove`.
         where: Name of the axis, or of the place.
         units: How many units; 1 for a block.
-        params: Parameters they would add.
+        params: Parameters they would add; below zero where they would go.
         flops: Forward FLOPs of one example they would add.
         gain: What they are worth on fresh examples, beyond what a step of the present weights is [nats].
         se: Standard error of the gain [nats].
@@ -22,6 +26,8 @@ class Candidate:
         score: Natural expansion score on the examples that proposed them [nats].
         bound: SENN's lower bound of the score [nats].
         gradient: Norm of the loss's gradient with respect to what is at zero, which GradMax goes by.
+        present: Natural expansion score of the present weights of the layers that read the axis [nats].
+        diagonal: SECNN's score of what is at zero, under the diagonal empirical Fisher matrix.
     """
 
     kind: str
@@ -37,14 +43,16 @@ class Candidate:
     score: float
     bound: float
     gradient: float
+    present: float = math.nan
+    diagonal: float = math.nan
 
 
 @dataclass(frozen=True)
 class Growth:
-    """Units that were added on one axis, or a block that was inserted.
+    """Units that were added on one axis or removed from it, or a block that was inserted.
 
     Args:
-        kind: What it is: `widen`, or `insert` for a block.
+        kind: What it is: `widen`, `insert` for a block, or `remove`.
         where: Name of the axis, or of the place.
         units: How many units; 1 for a block.
         size_before: Units that the axis had; 0 for a block.
@@ -68,11 +76,18 @@ class Growth:
     params: int
 
     def __str__(self) -> str:
-        what = f"grew {self.where} {self.size_before} -> {self.size_after}"
-        return (
-            f"{what if self.kind == 'widen' else f'inserted a block behind {self.where}'}: gain {self.gain:.4f} +- "
-            f"{self.se:.4f} nats, realised {self.realised:.4f}, +{self.params:,} parameters"
-        )
+        what = {
+            "widen": f"grew {self.where} {self.size_before} -> {self.size_after}",
+            "insert": f"inserted a block behind {self.where}",
+            "remove": f"shrank {self.where} {self.size_before} -> {self.size_after}",
+        }[self.kind]
+        if math.isnan(self.gain):
+            judged = ""
+        elif self.kind == "remove":
+            judged = f"{'saves' if self.gain > 0 else 'costs'} {abs(self.gain):.4f} +- {self.se:.4f} nats, "
+        else:
+            judged = f"gain {self.gain:.4f} +- {self.se:.4f} nats, realised {self.realised:.4f}, "
+        return f"{what}: {judged}{self.params:+,} parameters"
 
 
 @dataclass(frozen=True)
@@ -91,6 +106,8 @@ class Event:
         flops: Floating-point operations of the check.
         progress: Share of the run that was over, 0 to 1; None where that wasn't known.
         examples: How many judged the candidates.
+        epoch: Epochs of training so far, or calls of `Grower.check` where they weren't known.
+        loss: Mean loss on the examples that judged, before anything changed [nats].
     """
 
     event: int
@@ -104,10 +121,21 @@ class Event:
     flops: int
     progress: float | None = None
     examples: int = 0
+    epoch: float = 0.0
+    loss: float = math.nan
 
     def __str__(self) -> str:
         return "\n".join(map(str, self.growths)) if self.growths else f"no growth: {self.reason}"
 
     def to_json(self) -> dict[str, Any]:
         """Return the event as a record of the journal."""
-        return asdict(self)
+        return {key: _known(value) for key, value in asdict(self).items()}
+
+
+def _known(value: Any) -> Any:
+    """The value with null in place of every number that isn't known."""
+    if isinstance(value, dict):
+        return {key: _known(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_known(inner) for inner in value]
+    return None if isinstance(value, float) and math.isnan(value) else value

@@ -1,5 +1,6 @@
 """Panels: all candidates of one kind, scored on part A and judged on part B in one pass."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -7,12 +8,14 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from outgrow.errors import InputError
 from outgrow.grow.block import BlockTrial
 from outgrow.grow.effort import A_PASSES
 from outgrow.grow.event import Candidate
 from outgrow.grow.gain import Gain, Judgement, Worth, confirmed, joint, mean_loss, realised, worths
 from outgrow.grow.moments import Convention, Fisher
 from outgrow.grow.objective import Objective, Tangent
+from outgrow.grow.policy import Present
 from outgrow.grow.proposals import PASSES, propose_all
 from outgrow.grow.sample import Batch, Sample, examples_in
 from outgrow.grow.trial import DAMPING, Trial
@@ -22,6 +25,10 @@ from outgrow.net.edit import Insertion
 from outgrow.net.inputs import Example
 from outgrow.net.place import Place
 from outgrow.net.widening import Widening
+
+DIAGONAL_PASSES = 6  # over part A, in forward passes: gradients of the batches, and of single examples
+UNKNOWN = Gain(math.nan, math.nan, 0.0)
+"""Of what was not judged."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +86,8 @@ class Setup:
         jump_start: Whether the steps that gains stand for will be taken.
         fisher: Which Fisher matrix the factors approximate, `true` or `empirical`.
         convention: How positions enter the factors, `expand` or `reduce`.
+        judged: Whether candidates are judged on part B, or scored alone.
+        diagonal: Whether they get SECNN's score, too.
     """
 
     model: nn.Module
@@ -95,6 +104,8 @@ class Setup:
     jump_start: bool = False
     fisher: Fisher = "true"
     convention: Convention = "expand"
+    judged: bool = True
+    diagonal: bool = False
 
 
 class UnitPanel:
@@ -123,9 +134,9 @@ class UnitPanel:
         )
         self._units = {axis.name: count for axis, count in units.items()}
         scored = {name: trial.scored(name, count) for name, count in self._units.items()}
-        self._present = trial.present_step()
+        self._present = trial.present_step() if setup.judged else {}
         self._judged = self._judge(self._units, [tangent for _, _, tangent in scored.values()])
-        self.gain_now = self._gain_now()
+        present, diagonal = trial.diagonal(sample.a, self._units) if setup.diagonal else (math.nan, {})
         base, before = sum(setup.counts.values()), parameters(model)
         self.candidates = [
             _candidate(
@@ -136,22 +147,33 @@ class UnitPanel:
                 flops_after(model, setup.axes, {name: count}, setup.counts) - base,
                 scored[name],
                 trial.gradient(name, count),
-                self._judged.judgement.alone(i),
+                self._judged.alone(i),
                 self._judged.worths[i - 1],
+                trial.present_score(name),
+                diagonal.get(name, math.nan),
             )
             for i, (name, count) in enumerate(self._units.items(), 1)
         ]
+        loss = mean_loss(trial.model, sample.b, objective) if setup.judged else math.nan
+        self.present = Present(self._gain_now(loss), trial.present_score(), math.nan, present, loss)
 
     @property
     def flops(self) -> int:
         """What it cost so far, about."""
         forward = flops_after(self._setup.model, self._setup.axes, self._units, self._setup.counts)
-        on_a = (A_PASSES + PASSES[self._setup.proposal]) * examples_in(self._setup.sample.a)
+        passes = A_PASSES + PASSES[self._setup.proposal] + DIAGONAL_PASSES * self._setup.diagonal
+        on_a = passes * examples_in(self._setup.sample.a)
         return int(forward * (on_a + self._passes * examples_in(self._setup.sample.b))) + self._trial.factor_flops
 
     @property
     def judgement(self) -> Judgement:
-        """Of the step of the present weights, then of each axis in the order of the candidates."""
+        """Of the step of the present weights, then of each axis in the order of the candidates.
+
+        Raises:
+            InputError: Candidates were not judged.
+        """
+        if self._judged.judgement is None:
+            raise InputError("the candidates were scored alone, expected ones that were judged")
         return self._judged.judgement
 
     def drop(self, axis: str, batches: Sequence[Batch]) -> float:
@@ -177,20 +199,23 @@ class UnitPanel:
         if not self._setup.jump_start:
             return chosen, {}
         directions = {1 + i: judged.tangents[i] for i in where}
+        if judged.judgement is None:
+            return chosen, {}
         steps = joint(self._trial.model, judged.judgement, directions, self._setup.sample.b, self._setup.objective)
         return chosen, self._trial.written(list(zip(directions.values(), steps, strict=True)), units)
 
-    def _gain_now(self) -> float:
+    def _gain_now(self, loss: float) -> float:
         """What the step of the present weights is worth, as far as the loss confirms it [nats]."""
-        trial, batches, gain = self._trial, self._setup.sample.b, self.judgement.alone(0)
-        if gain.step <= 0:
-            return 0.0
-        before = mean_loss(trial.model, batches, trial.objective)
-        found = confirmed(trial.model, self._present, gain, batches, trial.objective, before)
+        trial, batches, gain = self._trial, self._setup.sample.b, self._judged.alone(0)
+        if not gain.step > 0:
+            return 0.0 if self._setup.judged else math.nan
+        found = confirmed(trial.model, self._present, gain, batches, trial.objective, loss)
         self._passes += 1 + found.passes
         return found.gain.gain
 
     def _judge(self, units: Mapping[str, int], tangents: Sequence[Tangent]) -> "_Judged":
+        if not self._setup.judged:
+            return _unjudged(units, tangents)
         trial, batches, directions = self._trial, self._setup.sample.b, [self._present, *tangents]
         judgement = trial.judged(directions, batches)
         found = worths(trial.model, judgement, directions, batches, trial.objective)
@@ -207,7 +232,7 @@ class BlockPanel:
     """
 
     def __init__(self, setup: Setup, places: Sequence[Place]) -> None:
-        self._setup, self._places = setup, {place.name: place for place in places}
+        self._setup, self._places, self._passes = setup, {place.name: place for place in places}, 0.0
         damping = DAMPING if setup.damping is None else setup.damping
         self._trial = trial = BlockTrial(
             setup.model,
@@ -221,34 +246,40 @@ class BlockPanel:
             convention=setup.convention,
         )
         scored = {name: trial.scored(name) for name in self._places}
-        directions = [trial.present_step(), *(tangent for _, _, tangent in scored.values())]
-        judgement = trial.judged(directions, setup.sample.b)
-        found = worths(trial.model, judgement, directions, setup.sample.b, setup.objective)
-        self._worths = dict(zip(self._places, found, strict=True))
-        self._judgement, self._directions = judgement, dict(enumerate(directions))
-        self._passes = 1 + judgement.passes + sum(worth.passes for worth in found)
-        self.gain_now = judgement.alone(0).gain
+        self._judged = judged = self._judge([tangent for _, _, tangent in scored.values()])
+        present, diagonal = trial.diagonal(setup.sample.a) if setup.diagonal else (math.nan, {})
+        self.present = Present(judged.alone(0).gain, trial.present_score(), math.nan, present)
         self.candidates = [
             _candidate(
-                "insert", name, 1, *trial.cost(name), scored[name], trial.gradient(name), judgement.alone(i), worth
+                "insert",
+                name,
+                1,
+                *trial.cost(name),
+                scored[name],
+                trial.gradient(name),
+                judged.alone(i),
+                judged.worths[i - 1],
+                self.present.score,
+                diagonal.get(name, math.nan),
             )
-            for i, (name, worth) in enumerate(self._worths.items(), 1)
+            for i, name in enumerate(self._places, 1)
         ]
 
     @property
     def flops(self) -> int:
         """What it cost, about."""
         forward = sum(self._setup.counts.values()) + sum(self._trial.cost(name)[1] for name in self._places)
-        on_a = self._trial.passes * examples_in(self._setup.sample.a)
+        passes = self._trial.passes + DIAGONAL_PASSES * self._setup.diagonal
+        on_a = passes * examples_in(self._setup.sample.a)
         return int(forward * (on_a + self._passes * examples_in(self._setup.sample.b))) + self._trial.factor_flops
 
     def chosen(self, names: Sequence[str]) -> tuple[Block, ...]:
         """Return the blocks that were decided on."""
-        order = list(self._places)
-        directions = {1 + order.index(name): self._directions[1 + order.index(name)] for name in names}
-        setup, steps = self._setup, dict.fromkeys(names, 0.0)
-        if setup.jump_start:
-            taken = joint(self._trial.model, self._judgement, directions, setup.sample.b, setup.objective)
+        where = [[*self._places].index(name) for name in names]
+        setup, judged, steps = self._setup, self._judged, dict.fromkeys(names, 0.0)
+        if setup.jump_start and judged.judgement is not None:
+            directions = {1 + i: judged.tangents[i] for i in where}
+            taken = joint(self._trial.model, judged.judgement, directions, setup.sample.b, setup.objective)
             steps = dict(zip(names, taken, strict=True))
 
         def written(name: str, model: nn.Module) -> Mapping[str, Tensor]:
@@ -258,21 +289,39 @@ class BlockPanel:
             Block(
                 self._places[name],
                 self._trial.insertion(name),
-                self._worths[name].gain,
-                self._worths[name].realised,
+                judged.worths[i].gain,
+                judged.worths[i].realised,
                 self._trial.cost(name)[0],
                 partial(written, name),
             )
-            for name in names
+            for i, name in zip(where, names, strict=True)
         )
+
+    def _judge(self, tangents: Sequence[Tangent]) -> "_Judged":
+        blocks, setup = dict.fromkeys(self._places, 1), self._setup
+        if not setup.judged:
+            return _unjudged(blocks, tangents)
+        directions = [self._trial.present_step(), *tangents]
+        judgement = self._trial.judged(directions, setup.sample.b)
+        found = worths(self._trial.model, judgement, directions, setup.sample.b, setup.objective)
+        self._passes += 1 + judgement.passes + sum(worth.passes for worth in found)
+        return _Judged(blocks, judgement, tangents, found)
 
 
 @dataclass(frozen=True)
 class _Judged:
     units: dict[str, int]
-    judgement: Judgement
+    judgement: Judgement | None
     tangents: Sequence[Tangent]
     worths: Sequence[Worth]
+
+    def alone(self, direction: int) -> Gain:
+        return UNKNOWN if self.judgement is None else self.judgement.alone(direction)
+
+
+def _unjudged(units: Mapping[str, int], tangents: Sequence[Tangent]) -> _Judged:
+    """What was not judged."""
+    return _Judged(dict(units), None, tangents, [Worth(dict, UNKNOWN, math.nan, 0)] * len(tangents))
 
 
 def _candidate(
@@ -285,6 +334,8 @@ def _candidate(
     gradient: float,
     alone: Gain,
     worth: Worth,
+    present: float,
+    diagonal: float,
 ) -> Candidate:
     return Candidate(
         kind=kind,
@@ -300,4 +351,6 @@ def _candidate(
         score=scored[0],
         bound=scored[1],
         gradient=gradient,
+        present=present,
+        diagonal=diagonal,
     )

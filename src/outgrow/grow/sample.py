@@ -148,6 +148,11 @@ def as_tensors(inputs: Example) -> list[Tensor]:
     return [leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor)]
 
 
+def rows_in(example: Example) -> int:
+    """Return how many examples an example of the model's input holds; 1 where it has no batch dimension."""
+    return next((len(leaf) for leaf in as_tensors(example) if leaf.ndim), 1)
+
+
 def device_of(model: nn.Module) -> torch.device:
     """Return the device of a model's first parameter."""
     return next(model.parameters()).device

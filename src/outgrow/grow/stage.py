@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from outgrow.errors import InputError
 from outgrow.grow.firing import redraw, silent
 from outgrow.grow.norms import new_channels, settle
 from outgrow.grow.objective import Objective, Tangent
@@ -33,6 +34,9 @@ class Stage:
         objective: Runs the model.
         generator: Draws what the widenings leave open.
 
+    Raises:
+        InputError: The columns of new units are not zero, as those of copies and twins are not.
+
     Attributes:
         model: The copy, in eval mode.
         axes: The axes with new units, by name, as they are in the copy.
@@ -49,6 +53,7 @@ class Stage:
         objective: Objective,
         generator: torch.Generator,
     ) -> None:
+        _demand_unread(widenings)
         self._objective = objective
         self.model = copy.deepcopy(model).eval()
         self.model.zero_grad(set_to_none=True)
@@ -139,3 +144,14 @@ class Stage:
             anew = True
         if anew and len(batches) > 1:
             settle(self.model, self._new_channels, batches, self._objective)
+
+
+def _demand_unread(widenings: Sequence[Widening]) -> None:
+    """Refuse units that something reads: scores take zero columns for granted, and choosing among them breaks pairs."""
+    for one in widenings:
+        if not one.unread:
+            kind = "net2net" if one.copies else "twins"
+            raise InputError(
+                f"{one.axis.name}: {kind} units can't be put on trial: their columns are not zero; use them with a "
+                "policy that adds unjudged"
+            )

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from outgrow.grow.diagonal import diagonal_score
 from outgrow.grow.folds import DAMPINGS, best_on_the_other, drop, folds
 from outgrow.grow.gain import Judgement, judge
 from outgrow.grow.moments import Convention, Fisher, Moments, merged, take_moments
@@ -20,6 +21,7 @@ from outgrow.grow.selection import Reading, greedy
 from outgrow.grow.stage import Stage
 from outgrow.grow.weights import is_wide, tangent_of
 from outgrow.net.axis import Axis
+from outgrow.net.edit import grid
 from outgrow.net.widening import Widening
 
 DAMPING = 0.3  # where a layer is too wide to choose: its factors are not kept fold by fold
@@ -86,7 +88,7 @@ class Trial:
         factors = sum(moments.cholesky_flops for moments in self.moments.values())
         self.factor_flops = sum(moments.flops for part in taken for moments in part.values()) + factors
         self.factor_flops += len(parts) * len(DAMPINGS) * factors if choose else 0
-        self.model.requires_grad_(False)
+        self._trained = freeze_(self.model)
 
     def scored(self, axis: str, units: int) -> tuple[float, float, Tangent]:
         """Return the score and its lower bound [nats], and the step, of the first `units` new units of an axis.
@@ -136,6 +138,34 @@ class Trial:
             tangent.update(self._tangent(path, moments, step))
         return tangent
 
+    def present_score(self, axis: str | None = None) -> float:
+        """Return the score of the present weights [nats] of the layers that read an axis, or any axis on trial."""
+        reading = self.moments if axis is None else {m.module for m in self._stage.axes[axis].consumers}
+        found = [self._reading(path, moments) for path, moments in self.moments.items() if path in reading]
+        return sum(reading.quadratic(reading.step(self._present_damping))[0] for reading in found)
+
+    def diagonal(self, batches: Sequence[Batch], units: Mapping[str, int]) -> tuple[float, dict[str, float]]:
+        """Return SECNN's score of the real model's weights, and of the columns that read the first new units of axes.
+
+        Args:
+            batches: The examples.
+            units: How many units, by axis.
+
+        Returns:
+            The score of all weights that are trained, and that of the columns by axis.
+        """
+        terms, stage = frozen_terms(self.model, self._trained, batches, self.objective), self._stage
+        kept = {name: [*change.keep] for name, change in stage.changes.items()}
+        names = [name for name, _ in self.model.named_parameters() if name in terms]  # a tied one once
+        present = sum(float((terms[name][grid(kept[name])] if name in kept else terms[name]).sum()) for name in names)
+        new = dict.fromkeys(units, 0.0)
+        for axis, count in units.items():
+            for member in stage.axes[axis].consumers:
+                where = list(kept[member.tensor])
+                where[member.dim] = stage.new(axis, member, self.first(axis, count)).flatten()
+                new[axis] += float(terms[member.tensor][grid(where)].sum())
+        return present, new
+
     def widening(self, axis: str, units: int) -> Widening:
         """Return the first `units` new units of an axis, in order, as an edit of the real model with all they need."""
         return self._stage.widening(axis, self.first(axis, units))
@@ -175,6 +205,25 @@ class Trial:
         """The outputs that the real model's layer has, and its features with those of new units behind them."""
         rows, inputs = self._stage.kept(path)
         return rows, torch.cat([moments.features_of(inputs, bias=True), moments.features_of(new.flatten())])
+
+
+def freeze_(model: nn.Module) -> list[str]:
+    """Stop all parameters of a model on trial from asking for gradients; return the names of those that did."""
+    names = [name for name, p in model.named_parameters(remove_duplicate=False) if p.requires_grad]
+    model.requires_grad_(False)
+    return names
+
+
+def frozen_terms(
+    model: nn.Module, names: Sequence[str], batches: Sequence[Batch], objective: Objective
+) -> dict[str, Tensor]:
+    """Return the terms of SECNN's score of parameters that `freeze_` froze; they stay frozen."""
+    try:
+        for name in names:
+            model.get_parameter(name).requires_grad_(True)
+        return diagonal_score(model, names, batches, objective)
+    finally:
+        model.requires_grad_(False)
 
 
 def held_out_value(damping: float, make: Sequence[Reading], test: Sequence[Reading]) -> float:

@@ -33,6 +33,12 @@ def carry_optimizer_(optimizer: Optimizer, edit: Edit, model: nn.Module, before:
       entry's own age, see `Newborns`. NAdam's product of momenta is that of the momentum as it is now.
     - Adagrad: the accumulator's initial value. Rprop: the group's rate as step size. ASGD: the weight itself as its
       average. What falls with the count of steps in Adagrad and ASGD is a schedule of the rate; it goes on.
+    - Where a unit was copied and its outgoing weights divided, old moments stay as they are, too. The gradient of an
+      outgoing weight is an error times what the unit hands out; both are what they were, however the weight is divided.
+      That of the unit's own weights falls to the share that the unit kept: its moments are too large by that factor
+      until they have forgotten, in 1 / (1 - beta) steps, while Adam's ratio of the two keeps its size at first. Copies
+      are newborns like all others, so that they part from their parents sooner than with the same moments. ASGD's
+      average is one of weights, and is divided and copied as they are.
     - Adafactor, and any optimizer with state in a shape that is not its parameter's: the edited parameters start anew,
       with a warning. L-BFGS, whose history is of all parameters at once, starts anew as a whole, with a warning.
 
@@ -226,7 +232,8 @@ def _carried(
     carried: dict[str, Any] = {}
     for key, value in state.items():
         if isinstance(value, Tensor) and value.shape == change.old.shape:
-            carried[key] = _laid_out(change.carry(value, _start(optimizer, group, key, change)), change.new)
+            follow = change.repeat if _averages(optimizer, key) else change.carry
+            carried[key] = _laid_out(follow(value, _start(optimizer, group, key, change)), change.new)
         elif isinstance(value, Tensor) and value.ndim == 0:
             carried[key] = value.clone()
         elif any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(value)):
@@ -251,9 +258,12 @@ def _start(optimizer: Optimizer, group: Mapping[str, Any], key: str, change: Cha
         return float(optimizer.defaults["initial_accumulator_value"])
     if isinstance(optimizer, torch.optim.Rprop) and key == "step_size":
         return float(group["lr"])
-    if isinstance(optimizer, torch.optim.ASGD) and key == "ax":
-        return change.new.detach()
-    return 0.0
+    return change.new.detach() if _averages(optimizer, key) else 0.0
+
+
+def _averages(optimizer: Optimizer, key: str) -> bool:
+    """Whether a state is an average of the weights themselves, so that it has to become what they become."""
+    return isinstance(optimizer, torch.optim.ASGD) and key == "ax"
 
 
 def _first_state(optimizer: Optimizer, number: int, parameter: nn.Parameter) -> dict[str, Any]:
@@ -277,6 +287,9 @@ def _first_state(optimizer: Optimizer, number: int, parameter: nn.Parameter) -> 
 def carry_average_(averaged: AveragedModel, edit: Edit, before: Mapping[str, Tensor]) -> None:
     """Take averaged weights through an edit: old entries stay, new ones start at the live model's values.
 
+    Where the live model's units were copied, the average's own are, and its outgoing weights are divided by the same
+    shares: so its function is kept, too.
+
     Args:
         averaged: Changed in place; an `edit.undo()` restores it.
         edit: The edit that was applied to the live model.
@@ -295,9 +308,7 @@ def carry_average_(averaged: AveragedModel, edit: Edit, before: Mapping[str, Ten
                 f"{edit.what}: expected an average of this model with {change.name} {list(change.old.shape)}, got "
                 f"{'none of this name' if shape is None else list(shape)}; pass the averages that were made from it"
             )
-    carried = {
-        c.name: c.carry(present[c.name].detach() * c.scale, c.new.detach().to(present[c.name])) for c in edit.changes
-    }
+    carried = {c.name: c.repeat(present[c.name].detach(), c.new.detach().to(present[c.name])) for c in edit.changes}
     edit.on_undo(replace_(model, carried))
     shared: dict[int, Any] = {id(before[name]): tensor for name, tensor in present.items() if name in before}
     for insertion in edit.insertions:

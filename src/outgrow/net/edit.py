@@ -12,6 +12,32 @@ from outgrow.net.setting import Setting
 
 
 @dataclass(frozen=True, eq=False)
+class Division:
+    """Which entries of a tensor are copies of old ones, and how outgoing weights were divided among copies.
+
+        new[i, j, ..] = shares[0][i] shares[1][j] .. old[origins[0][i], origins[1][j], ..]    where all origins >= 0
+
+    Args:
+        origins: For each dimension, which old place each new one has its entries of [size]; -1 for those of no old one.
+        shares: For each dimension, what its places take of these entries [size]; 1 but for divided ones.
+    """
+
+    origins: tuple[Tensor, ...]
+    shares: tuple[Tensor, ...]
+
+    def into_(self, new: Tensor, old: Tensor) -> Tensor:
+        """Write the copies, and what is left of divided entries, into a tensor of the new shape; return it."""
+        where = [(origin >= 0).nonzero().flatten() for origin in self.origins]
+        part = old[grid([origin[at] for origin, at in zip(self.origins, where, strict=True)])]
+        exact = torch.promote_types(part.dtype, torch.float32)
+        for factor in grid([share[at] for share, at in zip(self.shares, where, strict=True)]):
+            if bool((factor != 1.0).any()):
+                part = part * factor.to(part.device, exact)
+        new[grid(where)] = part.to(new)
+        return new
+
+
+@dataclass(frozen=True, eq=False)
 class Change:
     """How one tensor became another.
 
@@ -22,6 +48,7 @@ class Change:
         keep: For each dimension, where the old entries that stayed are now [kept].
         kept: For each dimension, where they were before [kept]; empty where all of them stayed.
         scale: What the entries that stayed were multiplied with: 1 but for the gains of RMS norms.
+        division: Which new entries are copies, and how those that stayed were divided among them; None without copies.
     """
 
     name: str
@@ -30,6 +57,7 @@ class Change:
     keep: tuple[Tensor, ...]
     kept: tuple[Tensor, ...] = ()
     scale: float = 1.0
+    division: Division | None = None
 
     def carry(self, tensor: Tensor, fill: Tensor | float = 0.0) -> Tensor:
         """Bring a tensor of the old shape, such as a moment, to the new one; new entries are `fill`."""
@@ -37,6 +65,12 @@ class Change:
         carried.copy_(fill if isinstance(fill, Tensor) else torch.full_like(carried, fill))
         carried[grid(self.keep)] = tensor[grid(self.kept)] if self.kept else tensor
         return carried
+
+    def repeat(self, tensor: Tensor, fill: Tensor | float = 0.0) -> Tensor:
+        """Do to other values of the tensor, such as an average, what was done to it: scale, divide and copy them."""
+        scaled = tensor * self.scale if self.scale != 1.0 else tensor
+        carried = self.carry(scaled, fill)
+        return self.division.into_(carried, scaled) if self.division else carried
 
 
 @dataclass(frozen=True, eq=False)

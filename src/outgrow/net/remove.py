@@ -179,6 +179,44 @@ def _renumbered(axis: Axis, removals: Sequence[Removal], stay: Mapping[str, Sequ
     return replace(axis, members=tuple(members), size=int(units.sum()))
 
 
+def shrink_(
+    model: nn.Module,
+    found: Sequence[Axis],
+    removals: Sequence[Removal],
+    values: Values = MappingProxyType({}),
+    *,
+    inputs: Example,
+    optimizer: Optimizer | None = None,
+    averages: Sequence[AveragedModel] = (),
+    own: Sequence[Values] = (),
+) -> Edit:
+    """Apply removals to a model, its optimizer and its averages in one edit, measured on `inputs`.
+
+    Args:
+        model: Changed in place.
+        found: All axes of the model as it is now.
+        removals: The units; at most one entry for each axis.
+        values: What tensors of the model are to be before the units go, such as weights that make up for them.
+        inputs: What to compare the outputs on, in eval mode.
+        optimizer: Changed in place: new parameters, carried state.
+        averages: Averaged models, changed in place.
+        own: The same as `values` of each average, by its own weights; without any they only lose the units.
+
+    Returns:
+        The edit.
+    """
+
+    def edited() -> Edit:
+        return measured(model, inputs, lambda: remove(model, found, removals, values))
+
+    edit = followed(model, edited, optimizer, averages)
+    kept = {change.name: change.kept for change in edit.changes}
+    for averaged, tensors in zip(averages, own, strict=bool(own)):
+        smaller = {name: _part(t.detach(), kept.get(name, ())) for name, t in tensors.items()}
+        edit.on_undo(replace_(averaged.module, smaller))
+    return edit
+
+
 def remove_(
     model: nn.Module,
     axis: str,
@@ -229,20 +267,20 @@ def remove_(
     """
     found = axes(model, example)
     removal = Removal.of(find_axis(found, axis), indices)
-    values = _stand_ins(model, removal, compensate)
     own = [
         _stand_ins(averaged.module, removal, compensate) if _of_one_shape(model, averaged.module, removal) else {}
         for averaged in averages
     ]
-
-    def edited() -> Edit:
-        return measured(model, example, lambda: remove(model, found, [removal], values))
-
-    edit = followed(model, edited, optimizer, averages)
-    kept = {change.name: change.kept for change in edit.changes}
-    for averaged, tensors in zip(averages, own, strict=True):
-        edit.on_undo(replace_(averaged.module, {name: _part(t, kept[name]) for name, t in tensors.items()}))
-    return edit
+    return shrink_(
+        model,
+        found,
+        [removal],
+        _stand_ins(model, removal, compensate),
+        inputs=example,
+        optimizer=optimizer,
+        averages=averages,
+        own=own,
+    )
 
 
 def _stand_ins(model: nn.Module, removal: Removal, inputs: Example | None) -> dict[str, Tensor]:

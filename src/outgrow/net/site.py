@@ -115,7 +115,7 @@ def stretched(small: Tensor, large: Tensor) -> bool:
     """Whether `small` is broadcast along a dimension along which the channels of `large` lie."""
     if small.numel() == 1:
         return large.numel() > 1 or not bool(small.any())
-    sizes = (1,) * (large.ndim - small.ndim) + tuple(small.shape[-large.ndim :])
+    sizes = (1,) * (large.ndim - small.ndim) + tuple(small.shape[max(small.ndim - large.ndim, 0) :])
     return any(size == 1 and not steady(large, dim) for dim, size in enumerate(sizes))
 
 

@@ -10,14 +10,13 @@ from torch.optim.swa_utils import AveragedModel
 from outgrow.errors import GrowthError
 from outgrow.net.axes import axes, find_axis
 from outgrow.net.axis import Axis
+from outgrow.net.copies import INITS
 from outgrow.net.edit import Edit
 from outgrow.net.follow import followed
 from outgrow.net.inputs import Example
 from outgrow.net.preserve import verified
 from outgrow.net.surgery import tensors_of
 from outgrow.net.widening import Widening, widen
-
-INITS = ("fresh", "copy")
 
 
 def apply_(
@@ -64,8 +63,8 @@ def widen_(
 ) -> Edit:
     """Add units on an axis, in place, without changing what the model computes.
 
-    Consumers read the new units through zero weights. Over a stream with RMS norms it is the other way round: new
-    channels are zero, and gains make up for their number.
+    Consumers read the new units through zero weights, or through weights that cancel (`net2net`, `twins`). Over a
+    stream with RMS norms it is the other way round: new channels are zero, and gains make up for their number.
 
     Args:
         model: Any module.
@@ -74,17 +73,19 @@ def widen_(
         example: One input: a tensor, a tuple of positional or a dict of keyword arguments.
         optimizer: Gets the new parameters, with the state of the old ones.
         averages: Averaged weights of the model.
-        init: The new units' own weights: `fresh` draws them as for a fresh layer, `copy` copies units at random (for
-            splitting by later noise or training), or tensors by name of the producing weights, in the shape of the
-            weight with as many entries along the axis as come in.
+        init: The new units' weights. `fresh` draws them as for a fresh layer, `copy` copies units at random (for
+            splitting by later noise or training); both are read through zeros at first. `net2net` copies units at
+            random and divides the outgoing weights of each among it and its copies, unevenly; `twins` draws pairs of
+            equal units that are read through opposite weights; see `outgrow.net.copies`. Or tensors by name of the
+            producing weights, in the shape of the weight with as many entries along the axis as come in.
         generator: Random source of the new weights; torch's global one by default.
 
     Returns:
         The edit: `moved` is the largest change of an output relative to its scale, `undo()` takes the edit back.
 
     Raises:
-        GrowthError: There is no such axis, it can't grow, `units` or `init` is not what is expected, the function would
-            have changed, or the optimizer is of another model; everything is as before.
+        GrowthError: There is no such axis, it can't grow, `units` or `init` is not what is expected or can't be had on
+            this axis, the function would have changed, or the optimizer is of another model; everything is as before.
 
     Examples:
         >>> model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
@@ -103,20 +104,9 @@ def _initialised(
     model: nn.Module, axis: Axis, units: int, init: str | Mapping[str, Tensor], generator: torch.Generator | None
 ) -> Widening:
     """The units with their own weights."""
-    if init == "fresh":
-        return Widening(axis, units)
+    if isinstance(init, str) and init in INITS:
+        return INITS[init](model, axis, units, generator)
     tensors = tensors_of(model)
-    if init == "copy":
-        chosen = torch.randint(axis.size, (units,), generator=generator)
-        taken = {
-            (m.tensor, "out" in m.roles): tensors[m.tensor]
-            .detach()
-            .index_select(m.dim, m.index[chosen].flatten().to(tensors[m.tensor].device))
-            for m in axis.members
-            if not m.roles.isdisjoint(("out", "channel"))
-        }
-        rows, channels = ({name: t for (name, out), t in taken.items() if out == role} for role in (True, False))
-        return Widening(axis, units, rows, channels)
     if not isinstance(init, Mapping) or not all(isinstance(given, Tensor) for given in init.values()):
         raise GrowthError(f"unknown init {init!r}: expected one of {', '.join(INITS)}, or tensors by name")
     for name, given in init.items():

@@ -7,11 +7,29 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
+from outgrow.errors import GrowthError
 from outgrow.net.axis import Axis, Member
-from outgrow.net.edit import Change, Edit, grid
+from outgrow.net.edit import Change, Division, Edit, grid
 from outgrow.net.gains import Gain
 from outgrow.net.setting import Setting, apply_settings_
 from outgrow.net.surgery import replace_, tensors_of
+
+
+@dataclass(frozen=True, eq=False)
+class Copies:
+    """Which units are copied, and how their outgoing weights are divided.
+
+    Args:
+        parents: The present unit that each new one is a copy of [units].
+        shares: What each new one takes of its parent's outgoing weights [units]; the parent keeps the rest.
+    """
+
+    parents: Tensor
+    shares: Tensor
+
+    def kept(self, size: int) -> Tensor:
+        """Return what each of `size` present units keeps of its outgoing weights [size]."""
+        return torch.ones(size, dtype=torch.float64).index_add(0, self.parents, -self.shares.double())
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,12 +43,50 @@ class Widening:
             entries` along the axis, the old size along every other dimension. Drawn at random where absent.
         channels: For tensors with one entry for each channel, the new units' entries [units * entries]; the kind of
             layer decides where absent (gain 1, shift 0, mean 0, variance 1).
+        columns: For each consuming tensor, the weights with which it reads the new units, in the shape of `rows`. Zero
+            where absent; those that are given must cancel each other.
+        copies: The new units are copies of present ones, with all that these have; then nothing else is given.
+
+    Raises:
+        GrowthError: There are columns or copies where new units have to be zero channels, or they don't fit the units.
     """
 
     axis: Axis
     units: int
     rows: Mapping[str, Tensor] = field(default_factory=dict)
     channels: Mapping[str, Tensor] = field(default_factory=dict)
+    columns: Mapping[str, Tensor] = field(default_factory=dict)
+    copies: Copies | None = None
+
+    def __post_init__(self) -> None:
+        if self.unread:
+            return
+        if why := undivided(self.axis):
+            raise GrowthError(f"{self.axis.name}: its new units can be neither copies nor twins: {why}; use fresh ones")
+        if self.copies is not None and (self.rows or self.channels or self.columns):
+            raise GrowthError(f"{self.axis.name}: expected copies or given weights, got both; copies bring their own")
+        if self.copies is not None and not len(self.copies.parents) == len(self.copies.shares) == self.units:
+            counts = f"{len(self.copies.parents)} parents and {len(self.copies.shares)} shares"
+            raise GrowthError(f"{self.axis.name}: expected a parent and a share for each of {self.units}, got {counts}")
+
+    @property
+    def unread(self) -> bool:
+        """Whether nothing reads the new units yet, as their columns are zero."""
+        return self.copies is None and not self.columns
+
+
+def undivided(axis: Axis) -> str:
+    """Return why the outgoing weights of an axis can't be divided among copies; empty where they can.
+
+    A copy keeps the function where all that happens to the axis on the way to its consumers happens to each unit by
+    itself, and each consumer is linear in it. Every axis whose new units come in through zero columns is such a one:
+    gates, softmax attention and norms of each channel are within the unit that is copied.
+    """
+    if axis.zero == "in":
+        return ""
+    if axis.gains:
+        return "an RMS norm divides by the mean square of its channels, which channels other than zero would change"
+    return "a tied weight reads it that is used in another way too, so that it can't be divided"
 
 
 @dataclass(frozen=True)
@@ -41,13 +97,25 @@ class _Insertion:
     member: Member
     places: Tensor  # [units, entries] in the new tensor
 
+    def divide_(self, origins: Tensor, shares: Tensor, keep: Tensor) -> None:
+        """Note the places that are copied and divided, among those of the dimension [size]; see `Division`."""
+        copies, index = self.widening.copies, self.member.index
+        if copies is None:
+            return
+        origins[self.places] = index[copies.parents]
+        if "in" in self.member.roles:
+            shares[keep[index]] = copies.kept(len(index))[:, None]
+            shares[self.places] = copies.shares.double()[:, None]
+
 
 def widen(
     model: nn.Module, found: Sequence[Axis], widenings: Sequence[Widening], generator: torch.Generator | None = None
 ) -> Edit:
     """Add units on several axes of a model at once, in place, without changing what it computes.
 
-    New columns of every consumer are zero; rows of producers are given or drawn as `torch.nn` draws fresh layers.
+    New columns of every consumer are zero, or given such that they cancel, or a share of those of the unit that is
+    copied; rows of producers are given, copied, or drawn as `torch.nn` draws fresh layers. A new unit does not read
+    those that come in with it, unless both are copies.
 
     Args:
         model: Changed in place: new Parameters, the same modules.
@@ -79,7 +147,10 @@ def widen(
         raise
     edit = Edit(
         "widening " + ", ".join(f"{w.axis.name} by {w.units}" for w in widenings),
-        tuple(Change(name, old, after[name], plan.keep, scale=plan.scale(name)) for name, old, _, plan in changes),
+        tuple(
+            Change(name, old, after[name], plan.keep, scale=plan.scale(name), division=plan.division())
+            for name, old, _, plan in changes
+        ),
         [_regrown(axis, plans) for axis in found],
         settings=settings,
         model=model,
@@ -140,6 +211,19 @@ class _Plan:
             for axis, units in pairs
             if any(gain.tensor == name for gain in axis.gains)
         )
+
+    def division(self) -> Division | None:
+        """What is copied and divided; None without copies."""
+        if all(insertion.widening.copies is None for insertion in self.insertions):
+            return None
+        origins = tuple(torch.full((size,), -1) for size in self.shape)
+        shares = tuple(torch.ones(size, dtype=torch.float64) for size in self.shape)
+        for origin, keep in zip(origins, self.keep, strict=True):
+            origin[keep] = torch.arange(len(keep))
+        for insertion in self.insertions:
+            dim = insertion.member.dim
+            insertion.divide_(origins[dim], shares[dim], self.keep[dim])
+        return Division(origins, shares)
 
 
 def _plans(widenings: Sequence[Widening], present: Mapping[str, Tensor]) -> dict[str, _Plan]:
@@ -204,24 +288,41 @@ def _grow(old: Tensor, plan: _Plan, name: str, owner: nn.Module, generator: torc
     grown = old.new_zeros(plan.shape)
     for role in ("channel", "in", "out"):
         for insertion in plan.insertions:
-            axis, member = insertion.widening.axis, insertion.member
-            if role not in member.roles or not _comes_in(axis, member, role, owner):
+            widening, member = insertion.widening, insertion.member
+            if role not in member.roles or not _comes_in(widening, member, role, owner):
                 continue
             where = list(plan.keep)
             where[member.dim] = insertion.places.reshape(-1)
             shape = [len(index) for index in where]
-            given = (insertion.widening.rows if role == "out" else insertion.widening.channels).get(name)
+            given = (widening.rows if role == "out" else {**widening.channels, **widening.columns}).get(name)
             if given is None:
                 given = fresh_entries(owner, name, old, shape, role, member.dim, generator)
             grown[grid(where)] = given.to(grown).reshape(shape)
     grown[grid(plan.keep)] = old
+    if division := plan.division():
+        division.into_(grown, old)
     return grown * plan.scale(name) if plan.scale(name) != 1.0 else grown
 
 
-def _comes_in(axis: Axis, member: Member, role: str, owner: nn.Module) -> bool:
-    """Whether new entries have values of their own, and are not the zeros through which the new units come in."""
+def _comes_in(widening: Widening, member: Member, role: str, owner: nn.Module) -> bool:
+    """Whether new entries have values of their own, and are not the zeros through which the new units come in.
+
+    Those of copies are neither: they are taken from the present entries last of all.
+
+    Args:
+        widening: The units.
+        member: The dimension along which they are new.
+        role: What the dimension is for.
+        owner: The module that has the tensor.
+
+    Returns:
+        Whether they are given or drawn.
+    """
+    axis = widening.axis
+    if widening.copies is not None:
+        return False
     if axis.zero == "in":
-        return role != "in"
+        return role != "in" or member.tensor in widening.columns
     if role == "in":
         return "out" not in member.roles
     gains = any(gain.tensor == member.tensor for gain in axis.gains)

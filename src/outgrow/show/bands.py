@@ -111,6 +111,7 @@ def _scale_bar(axes: Axes, tall: int, end: float) -> None:
 
 
 def _from_to(sizes: Sequence[int]) -> str:
-    """Write how an axis grew: from its first size to its last."""
-    first = next((size for size in sizes if size), 0)
-    return f"{first}" if first == sizes[-1] else f"{first} → {sizes[-1]}"
+    """Write how an axis grew: from its first size to its last, by way of the largest where it shrank again."""
+    first, last, most = next((size for size in sizes if size), 0), sizes[-1], max(sizes)
+    way = [first, *([most] if most > max(first, last) else []), last]
+    return f"{first}" if len(set(way)) == 1 else " → ".join(map(str, way))

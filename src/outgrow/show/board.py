@@ -10,9 +10,12 @@ from rich.table import Table
 from rich.text import Text
 
 from outgrow.show import quantity
+from outgrow.show.lines import realised, sizes, worth
 from outgrow.show.record import Record, kind, metric_name, pareto
+from outgrow.show.trajectory import resized
 
 WIDE = 110  # columns from which the sizes stand beside the widths
+BLOCK = "block"  # what stands in the place of sizes where a block was inserted
 BAR = 24  # columns of the widest axis' bar
 
 
@@ -44,10 +47,7 @@ class Board:
                 self.epoch = record
                 self.axes, self.params = dict(record["axes"]), record["params"]
             case "event":
-                grown = {
-                    growth["where"]: growth["size_after"] for growth in record["growths"] if growth["kind"] == "widen"
-                }
-                self.axes |= {name: size for name, size in grown.items() if name in self.axes}
+                self.axes |= {name: size for name, size in resized(record).items() if name in self.axes}
                 self.params = record.get("params_after", self.params)
             case "size":
                 self.sizes[record["name"]] = record
@@ -171,13 +171,12 @@ def growth_row(event: Record, growth: Record, names: int) -> Text:
         The row, 65 columns and the name.
     """
     where = quantity.shorten(quantity.clean(growth["where"]), names)
-    widths = (
-        f"{growth.get('size_before')} → {growth.get('size_after')}" if growth["kind"] == "widen" else growth["kind"]
-    )
+    widths = sizes(growth, "{} → {}") or BLOCK
+    told = f"{worth(growth, sign='±'):<22} {realised(growth)}"
+    mark, colour = ("▼", "red") if growth["kind"] == "remove" else ("▲", "green")
     return Text.assemble(
-        (f"▲ {event['event']:<3}", "green"),
+        (f"{mark} {event['event']:<3}", colour),
         (f"{where:<{names}}  {widths:<9}", "bold"),
-        f" gain {quantity.gain(growth.get('gain'), growth.get('se'), '±'):<17}",
-        f" realised {quantity.loss(growth.get('realised')):<7}",
-        (f" {growth['params']:>+8,}", "green"),
+        f" {told:<39}",
+        (f" {growth['params']:>+8,}", colour),
     )

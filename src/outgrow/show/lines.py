@@ -3,9 +3,10 @@
 from collections.abc import Callable, Iterator
 
 from outgrow.show import quantity
-from outgrow.show.record import Record, kind, metric_name
+from outgrow.show.limits import limits, policy
+from outgrow.show.record import RESIZES, Record, kind, metric_name
 
-VERBS = {"widen": "grew", "insert": "inserted", "remove": "removed"}
+VERBS = {"widen": "grew", "insert": "inserted a block behind", "remove": "shrank"}
 
 
 def lines(record: Record, start: Record, left: float | None = None) -> Iterator[str]:
@@ -36,11 +37,54 @@ def change(growth: Record) -> str:
 
     >>> change({"kind": "widen", "where": "block1.conv1", "size_before": 8, "size_after": 12})
     'grew block1.conv1 8 -> 12'
+    >>> change({"kind": "insert", "where": "block1", "size_before": 0, "size_after": 1})
+    'inserted a block behind block1'
     """
     verb = VERBS.get(growth["kind"], str(growth["kind"]))
+    return f"{verb} {growth['where']}{sizes(growth, ' {} -> {}')}"
+
+
+def sizes(growth: Record, pattern: str) -> str:
+    """Write from which size to which an axis went; nothing for a block, or where they aren't known.
+
+    Args:
+        growth: One growth of an event.
+        pattern: How to write both.
+
+    Returns:
+        The sizes.
+    """
     before, after = growth.get("size_before"), growth.get("size_after")
-    sizes = "" if before is None or after is None or growth["kind"] != "widen" else f" {before} -> {after}"
-    return f"{verb} {growth['where']}{sizes}"
+    return pattern.format(before, after) if growth["kind"] in RESIZES and None not in {before, after} else ""
+
+
+def worth(growth: Record, unit: str = "", sign: str = "+-") -> str:
+    """Write what a growth promised, or what a removal costs; nothing where that wasn't asked for.
+
+    Args:
+        growth: One growth of an event.
+        unit: Unit of the loss, with a space before it.
+        sign: What stands between the number and its standard error.
+
+    Returns:
+        The gain or the cost.
+
+    >>> worth({"kind": "widen", "gain": 0.021, "se": 0.003}, " nats"), worth({"kind": "widen", "gain": None})
+    ('gain 0.0210 +- 0.0030 nats', '')
+    >>> worth({"kind": "remove", "gain": -3e-4, "se": 2e-4}, " nats")
+    'costs 0.00030 +- 0.00020 nats'
+    """
+    gain, error = growth.get("gain"), growth.get("se")
+    if not quantity.known(gain):
+        return ""
+    verb = "gain" if growth["kind"] != "remove" else "saves" if gain > 0 else "costs"
+    return f"{verb} {quantity.gain(abs(gain) if growth['kind'] == 'remove' else gain, error, sign)}{unit}"
+
+
+def realised(growth: Record) -> str:
+    """Write what came of a promise; nothing where none was made, or for a removal, whose cost is what came already."""
+    judged = quantity.known(growth.get("gain")) and growth["kind"] != "remove"
+    return f"realised {quantity.loss(growth.get('realised'))}" if judged else ""
 
 
 def unit(start: Record) -> str:
@@ -71,11 +115,12 @@ def _start(record: Record, start: Record, left: float | None) -> Iterator[str]:
         if record.get(part + "_examples")
     ]
     yield f"{record['data']}: {record['task']}" + (f", examples: {', '.join(examples)}" if examples else "")
-    limit = f", at most {quantity.count(record['max_params'])}" if record.get("max_params") else ""
+    decides = policy(record)
+    bounds = f"; at most {', '.join(found)}" if (found := limits(record)) else ""
     flops = f", {quantity.short(record['flops'], 'FLOPs')} an example" if "flops" in record else ""
     yield (
-        f"{record['model']}: {quantity.count(record['params'], 'parameter')}{limit}{flops}, "
-        f"widths {quantity.widths(record['axes'])}"
+        f"{record['model']}: {quantity.count(record['params'], 'parameter')}{flops}, "
+        f"widths {quantity.widths(record['axes'])}{bounds}{f'; policy {decides}' if decides else ''}"
     )
 
 
@@ -92,13 +137,10 @@ def _epoch(record: Record, start: Record, left: float | None) -> Iterator[str]:
 
 def _event(record: Record, start: Record, left: float | None) -> Iterator[str]:
     if not record["growths"]:
-        yield f"event {record['event']}: nothing grew: {in_unit(record['reason'], start)}"
+        yield f"event {record['event']}: nothing changed: {in_unit(record['reason'], start)}"
     for growth in record["growths"]:
-        yield (
-            f"event {record['event']}: {change(growth)}: gain {quantity.gain(growth.get('gain'), growth.get('se'))}"
-            f"{unit(start)}, realised {quantity.loss(growth.get('realised'))}, "
-            f"{growth['params']:+,} parameters"
-        )
+        told = [worth(growth, unit(start)), realised(growth), f"{growth['params']:+,} parameters"]
+        yield f"event {record['event']}: {change(growth)}: {', '.join(filter(None, told))}"
 
 
 def _size(record: Record, start: Record, left: float | None) -> Iterator[str]:

@@ -11,10 +11,14 @@ from outgrow.show import quantity
 from outgrow.show.bands import draw_bands
 from outgrow.show.figure import BLUE, GREEN, INK, MUTED, ORANGE, PAPER, RED, hover, picture, plain
 from outgrow.show.lines import change
-from outgrow.show.record import Record, higher_is_better, of_kind, pareto
+from outgrow.show.record import Record, higher_is_better, of_kind, pareto, promised
 from outgrow.show.trajectory import trajectory
 
-KINDS = {"widen": (GREEN, "o"), "insert": (BLUE, "s"), "remove": (RED, "D")}
+KINDS = {"widen": (GREEN, "o"), "insert": (BLUE, "s")}
+"""Colour and marker of a growth whose promise is drawn; the cost of a removal is none."""
+
+MARKS = {"growth": (GREEN, "^"), "removal": (RED, "v")}
+"""Colour and marker of an event among the losses."""
 
 TICKS = ((4.0, (1.0,)), (2.0, (1.0, 3.0)), (1.2, (1.0, 2.0, 5.0)), (0.0, (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)))
 """The digits at a logarithmic axis' ticks, by how many decades it has at least."""
@@ -88,7 +92,8 @@ def losses(records: Sequence[Record]) -> str:
     Returns:
         The picture as SVG.
     """
-    epochs, grown = of_kind(records, "epoch"), [event for event in of_kind(records, "event") if event["growths"]]
+    epochs, changed = of_kind(records, "epoch"), [event for event in of_kind(records, "event") if event["growths"]]
+    kinds = [_change_of(event) for event in changed]
 
     def draw(axes: Axes) -> None:
         train = [_number(epoch["train_loss"]) for epoch in epochs]
@@ -96,23 +101,24 @@ def losses(records: Sequence[Record]) -> str:
         finite = [value for value in train + validation if math.isfinite(value)]
         if not finite:
             return plain(axes, "no epoch done yet")
-        for event in grown:
+        for event, kind in zip(changed, kinds, strict=True):
+            colour, marker = MARKS[kind]
             text = f"event {event['event']}: " + "; ".join(
                 quantity.clean(change(growth)) for growth in event["growths"]
             )
-            axes.axvline(event["epoch"], color=GREEN, linewidth=1, alpha=0.35)
+            axes.axvline(event["epoch"], color=colour, linewidth=1, alpha=0.35)
             mark: dict[str, Any] = {
-                "color": GREEN,
+                "color": colour,
                 "markersize": 7,
                 "clip_on": False,
                 "transform": axes.get_xaxis_transform(),
             }
-            axes.plot([event["epoch"]], [0.0], "^", gid=hover(text), **mark)
-        marker = "o" if len(epochs) == 1 else ""
-        axes.plot(_of(epochs, "epoch"), train, color=MUTED, marker=marker, linewidth=1.5, label="train")
-        axes.plot(_of(epochs, "epoch"), validation, color=BLUE, marker=marker, label="validation")
-        if grown:
-            axes.plot([], [], "^", color=GREEN, label="growth")
+            axes.plot([event["epoch"]], [0.0], marker, gid=hover(text), **mark)
+        point = "o" if len(epochs) == 1 else ""
+        axes.plot(_of(epochs, "epoch"), train, color=MUTED, marker=point, linewidth=1.5, label="train")
+        axes.plot(_of(epochs, "epoch"), validation, color=BLUE, marker=point, label="validation")
+        for kind in sorted(set(kinds)):
+            axes.plot([], [], MARKS[kind][1], color=MARKS[kind][0], label=kind)
         if min(finite) > 0 and max(finite) > 10 * min(finite):
             _log(axes, "y", finite)
         axes.xaxis.set_major_locator(MaxNLocator(7, integer=True))
@@ -120,7 +126,9 @@ def losses(records: Sequence[Record]) -> str:
         axes.legend(loc="upper right")
         return None
 
-    return picture("losses", f"train and validation loss over {len(epochs)} epochs, {len(grown)} growths marked", draw)
+    marked = ", ".join(quantity.count(kinds.count(kind), kind) for kind in MARKS if kind in kinds)
+    label = f"train and validation loss over {quantity.count(len(epochs), 'epoch')}"
+    return picture("losses", f"{label}, {marked} marked" if marked else label, draw)
 
 
 def gains(events: Sequence[Record]) -> str:
@@ -132,24 +140,20 @@ def gains(events: Sequence[Record]) -> str:
     Returns:
         The picture as SVG.
     """
-    pairs = [
-        (event, growth)
-        for event in events
-        for growth in event["growths"]
-        if quantity.known(growth.get("gain")) and quantity.known(growth.get("realised"))
-    ]
+    growths = [(event, growth) for event in events for growth in event["growths"]]
+    pairs = [(event, growth) for event, growth in growths if promised(growth)]
 
     def draw(axes: Axes) -> None:
         if not pairs:
-            return plain(axes, "nothing grew yet")
+            return plain(axes, "no growth was judged" if growths else "nothing grew yet")
         values = [value for _, growth in pairs for value in (growth["gain"], growth["realised"])]
         low, high = _ends(values)
         axes.plot([low, high], [low, high], color=MUTED, linewidth=1, linestyle=(0, (4, 3)), label="as promised")
         for event, growth in pairs:
             colour, marker = KINDS.get(growth["kind"], (INK, "o"))
             error = growth["se"] if quantity.known(growth.get("se")) else 0.0
-            promised = quantity.gain(growth["gain"], growth.get("se"), "±")
-            text = f"event {event['event']}: {change(growth)}, promised {promised}, "
+            text = f"event {event['event']}: {change(growth)}, "
+            text += f"promised {quantity.gain(growth['gain'], growth.get('se'), '±')}, "
             text += f"realised {quantity.loss(growth['realised'])}"
             bar = [max(low, growth["gain"] - error), growth["gain"] + error]
             axes.plot(bar, [growth["realised"]] * 2, color=colour, linewidth=1.5, alpha=0.45)
@@ -168,6 +172,10 @@ def gains(events: Sequence[Record]) -> str:
         return None
 
     return picture("gains", f"promised gain against realised drop of {len(pairs)} growths", draw)
+
+
+def _change_of(event: Record) -> str:
+    return "removal" if all(growth["kind"] == "remove" for growth in event["growths"]) else "growth"
 
 
 def _parameters(axes: Axes, params: list[int]) -> None:

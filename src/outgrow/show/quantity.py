@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Mapping
 from itertools import groupby
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 UNKNOWN = "n/a"
 PREFIXES = ("", "k", "M", "G", "T", "P", "E")
@@ -70,6 +70,21 @@ def duration(seconds: float | None) -> str:
     return f"{whole // 60} min {whole % 60} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
+def milliseconds(seconds: float) -> str:
+    """Write a short time in milliseconds, with three digits.
+
+    Args:
+        seconds: The time.
+
+    Returns:
+        The time with its unit.
+
+    >>> milliseconds(0.002), milliseconds(0.00012345), milliseconds(1.5)
+    ('2 ms', '0.123 ms', '1,500 ms')
+    """
+    return f"{float(f'{1000 * seconds:.3g}'):,.6g} ms"
+
+
 def left(seconds: float | None) -> str:
     """Write an estimate of the time left, no finer than it is known; empty if it is not.
 
@@ -118,14 +133,19 @@ def gain(value: float | None, error: float | None, sign: str = "+-") -> str:
         sign: What stands between them.
 
     Returns:
-        Both numbers.
+        Both numbers; with powers of ten where they are below 1e-5.
 
     >>> gain(0.021, 0.003), gain(0.0047, 0.00079, "±"), gain(0.01, None)
     ('0.0210 +- 0.0030', '0.00470 ± 0.00079', '0.0100 +- n/a')
+    >>> gain(8e-4, 0.001), gain(2e-7, 1e-7)
+    ('0.0008 +- 0.0010', '2.0e-07 +- 1.0e-07')
     """
-    digits = 1 - math.floor(math.log10(error)) if known(error) and error > 0 else 4
-    digits = max(4, min(6, digits))
-    return f"{loss(value, digits)} {sign} {loss(error, digits)}"
+    if not (known(value) and known(error) and error > 0):
+        return f"{loss(value)} {sign} {loss(error)}"
+    digits = max(4, 1 - math.floor(math.log10(error)))
+    if digits > 6:
+        return f"{value:.1e} {sign} {error:.1e}"
+    return f"{value:z.{digits}f} {sign} {error:.{digits}f}"
 
 
 def metric(name: str, value: float | None, digits: int = 1) -> str:
@@ -175,6 +195,18 @@ def widths(axes: Mapping[str, int], most: int = 12) -> str:
         length = len(list(run))
         words += [f"{size}x{length}"] if length > 3 else [str(size)] * length
     return "-".join(words if len(words) <= most else [*words[: most - 1], "..."])
+
+
+def energy(joules: Mapping[str, Any] | None) -> str:
+    """Write an energy with how it is known.
+
+    Args:
+        joules: Value and way of knowing, or None.
+
+    Returns:
+        For example "1.2 kJ (modelled)".
+    """
+    return f"{short(joules['value'], 'J')} ({clean(joules['how'])})" if joules else UNKNOWN
 
 
 def known(number: float | None) -> TypeGuard[float]:

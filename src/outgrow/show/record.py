@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from outgrow.errors import InputError
+from outgrow.show import quantity
 
 KEYS = {
     "start": ("data", "task", "metric", "model", "params", "axes", "epochs", "steps"),
@@ -14,6 +15,9 @@ KEYS = {
     "growth": ("kind", "where", "size_after", "params"),
 }
 """The keys without which a record of each kind can't be shown."""
+
+RESIZES = {"widen", "remove"}
+"""The kinds of growths after which an axis has another size."""
 
 Record = Mapping[str, Any]
 
@@ -63,6 +67,11 @@ def require(record: Record, where: str) -> Record:
             f"{where}: the {kind(record)} record lacks {', '.join(lacking)}; was this journal written by outgrow?"
         )
     return record
+
+
+def promised(growth: Record) -> bool:
+    """Say whether a growth made a promise and what came of it is known; the cost of a removal is no promise."""
+    return growth["kind"] != "remove" and all(quantity.known(growth.get(key)) for key in ("gain", "realised"))
 
 
 def metric_name(start: Record, measures: Record) -> str:

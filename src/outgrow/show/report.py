@@ -2,7 +2,6 @@
 
 import json
 import math
-import shlex
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +10,10 @@ from markupsafe import Markup
 
 from outgrow.errors import InputError
 from outgrow.show import plots, quantity
-from outgrow.show.lines import change, in_unit, unit
-from outgrow.show.record import Record, pareto
+from outgrow.show.lines import change, in_unit, realised, unit
+from outgrow.show.record import Record, pareto, promised
 from outgrow.show.run import Run, read_run
-
-TOLD = {"command", "format", "options", "seed_network", "versions"}
-"""What config.json holds for programs, or what the page says elsewhere."""
-
-LONG = 8  # entries of a list of which only the number is told
+from outgrow.show.settings import settings
 
 
 def write_report(run: Path) -> Path:
@@ -126,22 +121,25 @@ def figures(run: Run) -> dict[str, Markup]:
 
 
 def promise(events: list[Record]) -> dict[str, float]:
-    """Sum what the growths promised and what came of it.
+    """Sum what the growths promised and what came of it, and what removals cost.
 
     Args:
         events: Records of events.
 
     Returns:
-        The number of growths of which both are known, the promised and the realised sum.
+        The number of growths of which both are known, the promised and the realised sum; the number of removals, the
+        sum of what they cost, and how many parameters they gave back.
     """
     growths = [growth for event in events for growth in event["growths"]]
-    known = [
-        growth for growth in growths if quantity.known(growth.get("gain")) and quantity.known(growth.get("realised"))
-    ]
+    kept = [growth for growth in growths if promised(growth)]
+    removals = [growth for growth in growths if growth["kind"] == "remove"]
     return {
-        "growths": len(known),
-        "promised": quantity.total(growth["gain"] for growth in known),
-        "realised": quantity.total(growth["realised"] for growth in known),
+        "growths": len(kept),
+        "promised": quantity.total(growth["gain"] for growth in kept),
+        "realised": quantity.total(growth["realised"] for growth in kept),
+        "removals": len(removals),
+        "cost": -quantity.total(growth.get("gain") for growth in removals),
+        "freed": -sum(growth["params"] for growth in removals),
     }
 
 
@@ -153,7 +151,7 @@ def event_rows(events: list[Record], start: Record) -> list[dict[str, Any]]:
         start: The run's start record, for its unit.
 
     Returns:
-        Cells by name; `change` is empty where nothing grew, then `reason` says why.
+        Cells by name; `change` is empty where nothing changed, then `reason` says why.
     """
     rows: list[dict[str, Any]] = []
     for event in events:
@@ -163,14 +161,20 @@ def event_rows(events: list[Record], start: Record) -> list[dict[str, Any]]:
             shared
             | {
                 "change": quantity.clean(change(growth)).replace("->", "→"),
-                "gain": quantity.gain(growth.get("gain"), growth.get("se"), "±"),
-                "realised": quantity.loss(growth.get("realised")),
+                "gain": gain(growth),
+                "realised": realised(growth).removeprefix("realised "),
                 "moved": f"{growth['moved']:.0e}" if quantity.known(growth.get("moved")) else quantity.UNKNOWN,
                 "params": f"{growth['params']:+,}",
             }
             for growth in event["growths"]
         ] or [shared | {"change": ""}]
     return rows
+
+
+def gain(growth: Record) -> str:
+    """Write the gain of a growth with its standard error; of a removal that costs something it is below zero."""
+    known = quantity.known(growth.get("gain"))
+    return quantity.gain(growth["gain"], growth.get("se"), "±") if known else "not judged"
 
 
 def family_rows(run: Run) -> list[dict[str, Any]]:
@@ -196,82 +200,11 @@ def family_rows(run: Run) -> list[dict[str, Any]]:
             "test": quantity.metric(run.metric, (size.get("test") or {}).get(run.metric), 2),
             "train_flops": quantity.short(size.get("train_flops")),
             "time": quantity.duration(size.get("seconds")),
-            "energy": energy(size.get("joules")),
+            "energy": quantity.energy(size.get("joules")),
             "code": f"outgrow.load({folder}, max_params={size['params']})",
         }
         for size in run.sizes
     ]
-
-
-def energy(joules: dict[str, Any] | None) -> str:
-    """Write an energy with how it is known.
-
-    Args:
-        joules: Value and way of knowing, or None.
-
-    Returns:
-        For example "1.2 kJ (modelled)".
-    """
-    return f"{quantity.short(joules['value'], 'J')} ({quantity.clean(joules['how'])})" if joules else quantity.UNKNOWN
-
-
-def settings(run: Run) -> list[tuple[str, str]]:
-    """List how it was run: the command, the data, the machine, the totals, and what else the configuration says.
-
-    Args:
-        run: The run.
-
-    Returns:
-        Name and value of each, as text.
-    """
-    start, total = run.start, run.total
-    command = run.config.get("command")
-    examples = [(part, start.get(f"{part}_examples")) for part in ("train", "validation", "test")]
-    versions = start.get("versions") or {}
-    rows = [
-        ("command", shlex.join(map(str, command)) if isinstance(command, list) else str(command or "")),
-        ("data", f"{start['data']}, {start['task']}"),
-        ("examples", ", ".join(f"{number:,} {part}" for part, number in examples if number)),
-        ("seed network", f"{start['model']}, {quantity.count(start['params'], 'parameter')}"),
-        ("limit", quantity.count(start["max_params"], "parameter") if start.get("max_params") else "none"),
-        ("length", f"{quantity.count(start['epochs'], 'epoch')}, {quantity.count(start['steps'], 'step')}"),
-        ("seed", start.get("seed")),
-        ("device", f"{start.get('device', '')}, {quantity.count(start.get('threads', 1), 'thread')}"),
-        ("versions", ", ".join(f"{name} {version}" for name, version in versions.items())),
-        ("compute", quantity.short(total.get("train_flops"), "FLOPs")),
-        ("compute of checks", quantity.short(total.get("check_flops"), "FLOPs")),
-        ("time", quantity.duration(total.get("seconds"))),
-        ("time of checks", quantity.duration(total.get("check_seconds"))),
-        ("energy", energy(total["joules"]) if total.get("joules") else ""),
-    ]
-    rows += [(name, written(value)) for name, value in run.config.items() if name not in TOLD and name not in start]
-    return [(quantity.clean(name), quantity.clean(value)) for name, value in rows if value not in {None, ""}]
-
-
-def written(value: Any) -> str:
-    """Write a setting in words: an object as its names and values, a long list as its length.
-
-    Args:
-        value: Anything that JSON holds.
-
-    Returns:
-        The text, empty for None.
-
-    >>> written({"epochs": 9, "rates": [0.1, 0.2]}), written(list(range(100)))
-    ('epochs 9, rates 0.1 0.2', '100 entries')
-    """
-    match value:
-        case None:
-            return ""
-        case dict():
-            return ", ".join(f"{name} {text}" for name, inner in value.items() if (text := written(inner)))
-        case list():
-            nested = any(isinstance(inner, list | dict) for inner in value)
-            entries = f"{len(value):,} entr{'y' if len(value) == 1 else 'ies'}"
-            return entries if nested or len(value) > LONG else " ".join(map(written, value))
-        case bool():
-            return "yes" if value else "no"
-    return str(value)
 
 
 def data_block(run: Run) -> Markup:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from outgrow.show.record import Record, kind
+from outgrow.show.record import RESIZES, Record, kind
 
 
 def trajectory(records: Iterable[Record]) -> tuple[list[float], dict[str, list[int]]]:
@@ -31,15 +31,24 @@ def trajectory(records: Iterable[Record]) -> tuple[list[float], dict[str, list[i
                 epoch, now = float(record["epoch"]), dict(record["axes"])
             case "event":
                 epoch = float(record["epoch"])
-                grown = {
-                    growth["where"]: growth["size_after"] for growth in record["growths"] if growth["kind"] == "widen"
-                }
-                now |= {name: size for name, size in grown.items() if name in now}
+                now |= {name: size for name, size in resized(record).items() if name in now}
             case _:
                 continue
         times.append(epoch)
         states.append(now)
     return times, {name: [state.get(name, 0) for state in states] for name in in_order(states)}
+
+
+def resized(event: Record) -> dict[str, int]:
+    """Return the sizes that axes have after an event that widened them or removed units.
+
+    Args:
+        event: A growth event.
+
+    Returns:
+        The size of each axis that changed; the last one where an axis changed twice.
+    """
+    return {growth["where"]: growth["size_after"] for growth in event["growths"] if growth["kind"] in RESIZES}
 
 
 def in_order(states: Iterable[Sequence[str] | dict[str, int]]) -> list[str]:

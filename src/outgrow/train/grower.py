@@ -1,8 +1,10 @@
 """The Grower: the one object that a user's own training loop needs."""
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
+from itertools import pairwise
 from typing import Any, get_args
 
 import torch
@@ -12,27 +14,32 @@ from torch.optim.swa_utils import AveragedModel
 
 from outgrow.errors import EditError, GrowthError, InputError
 from outgrow.grow.block import can_try_place
-from outgrow.grow.check import Verdict, check
+from outgrow.grow.budget import Budget, Cost
+from outgrow.grow.check import Verdict, add_unseen, check
 from outgrow.grow.curvature import Loss
 from outgrow.grow.effort import START_FLOPS, Effort, Workload, loads_of
 from outgrow.grow.event import Event, Growth
 from outgrow.grow.moments import Convention, Fisher, demand_known
 from outgrow.grow.panel import Block, Setup, Units
-from outgrow.grow.policy import Decision, Policy, Proportional, Situation
+from outgrow.grow.policies.proportional import Proportional
+from outgrow.grow.policy import Plan, Policy, Situation
 from outgrow.grow.precision import full_precision
-from outgrow.grow.proposals import PASSES
-from outgrow.grow.sample import Sample, as_tensors, chunk_of, device_of, draw, draw_batches, examples_in, few
+from outgrow.grow.proposals import PASSES, demanded
+from outgrow.grow.removal import Losing
+from outgrow.grow.sample import Sample, chunk_of, device_of, draw, draw_batches, few, rows_in
 from outgrow.grow.step import Step, objective_of
 from outgrow.grow.trial import can_try
 from outgrow.net.axes import axes
 from outgrow.net.axis import Axis
-from outgrow.net.cost import flops_by_weight, parameters, parameters_after
+from outgrow.net.cost import flops_after, flops_by_weight, parameters, parameters_after
 from outgrow.net.deepen import insert_block_, late_first
 from outgrow.net.edit import Edit
 from outgrow.net.inputs import Example
+from outgrow.net.latency import latency
 from outgrow.net.newborns import Newborns
 from outgrow.net.place import Place
 from outgrow.net.places import places
+from outgrow.net.remove import shrink_
 from outgrow.net.widen import apply_
 
 SAMPLE_BOUNDS = (128, 16_384)  # examples of each part of a check, where its cost decides
@@ -50,17 +57,19 @@ class Grower:
             is what the model returns: a tensor, or a nest of tensors. None where `step` is given.
         example: One input: a tensor, a tuple of positional or a dict of keyword arguments.
         max_params: Budget of parameters; None for none.
+        max_flops: Budget of forward FLOPs of one example.
+        max_latency: Budget of the time of a forward pass on `example`, measured here [seconds].
         step: In place of `loss`, for whatever that can't say: called with the model and a batch of the loader, of any
             type, it returns their mean loss, without `backward`. Less is known then: see `outgrow.grow.step`.
-        policy: When to look and what to add, in place of `Proportional(max_params)`.
+        policy: When to look and what to add, in place of `Proportional()`; see `outgrow.grow.policies`.
         averages: Averaged weights of the model, which grow along.
         before_growth: Called with the verdict when the network is about to grow: the moment to save a size.
         sample: Examples that propose units at a check; as many fresh ones judge them.
         check_flops: Floating-point operations that a check may take, in place of `sample`: as many examples are read as
             that affords (128 to 16,384), and as many positions of them as the layers' dimensions ask for. Two cores do
             60 GFLOP a second, about.
-        proposal: How units are proposed: `random`, `closed`, `gradmax`, `split` or `mixed`; see
-            `outgrow.grow.proposals`.
+        proposal: How units are proposed where the policy leaves it open, in place of `random` (and of the default
+            policy's own choice): one of `outgrow.grow.proposals`.
         damping: Share of the mean diagonal that is added to every K-FAC factor; chosen on held-out data where absent.
         jump_start: Whether the step that the gain stands for is taken: the network starts to use new units at once,
             and its function changes. They start unused otherwise.
@@ -75,8 +84,8 @@ class Grower:
 
     Raises:
         InputError: The model can't be exported, or nothing of it can grow, or the budget is below its size, or the
-            optimizer has none of its parameters, or both a budget and a policy are given, or both or neither of loss
-            and step, or another argument is out of range.
+            optimizer has none of its parameters, or both or neither of loss and step are given, or another argument is
+            out of range.
 
     Examples:
         >>> torch.manual_seed(1) and None
@@ -103,12 +112,14 @@ class Grower:
         *,
         step: Step | None = None,
         max_params: int | None = None,
+        max_flops: int | None = None,
+        max_latency: float | None = None,
         policy: Policy | None = None,
         averages: Sequence[AveragedModel] = (),
         before_growth: Callable[[Verdict], None] | None = None,
         sample: int = 1024,
         check_flops: float | None = None,
-        proposal: str = "random",
+        proposal: str | None = None,
         damping: float | None = None,
         jump_start: bool = False,
         fisher: Fisher = "true",
@@ -117,24 +128,23 @@ class Grower:
     ) -> None:
         demand_known("Fisher matrix", fisher, get_args(Fisher))
         demand_known("convention", convention, get_args(Convention))
-        if proposal not in PASSES:
-            raise InputError(f"unknown proposal '{proposal}': choose one of {', '.join(PASSES)}")
         self.model, self.optimizer, self.example = model, optimizer, example
         self.loss, self.step, self._objective = loss, step, objective_of(loss, step)
-        self.policy: Policy = policy if policy is not None else Proportional(max_params)
+        self.policy: Policy = policy or (Proportional(init=proposal) if proposal else Proportional())
+        self.budget = Budget(max_params, max_flops, max_latency)
         self.averages, self.sample, self.check_flops = tuple(averages), sample, check_flops
-        self.proposal, self.damping, self.jump_start = proposal, damping, jump_start
+        self.proposal, self.damping, self.jump_start = demanded(proposal or "random"), damping, jump_start
         self.fisher, self.convention = fisher, convention
         self.before_growth = before_growth
         self.history: list[Event] = []
+        self._calls = 0
         self.axes: list[Axis] = self._find_axes()
         self._places: list[Place] | None = None
+        self._latency: float | None = None
         self._failed: dict[str, str] = {}  # places where an insertion moved the function
         self._look()
         self._generator = torch.Generator().manual_seed(seed)
         owned = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-        if policy is not None and max_params is not None:
-            raise InputError("give either max_params or a policy, which has a budget of its own")
         if check_flops is not None and not check_flops > 0:
             raise InputError(f"expected check_flops above zero, got {check_flops}")
         if sample < 2:
@@ -142,8 +152,7 @@ class Grower:
         if not any(axis.growable for axis in self.axes):
             why = "; ".join(dict.fromkeys(f"{axis.name}: {axis.reason}" for axis in self.axes[:3])) or "it has no axis"
             raise InputError(f"nothing of {type(model).__name__} can grow ({why}): see outgrow.axes(model, example)")
-        if max_params is not None and max_params < parameters(model):
-            raise InputError(f"the budget of {max_params:,} parameters is below the seed's {parameters(model):,}")
+        self.budget.demand_room(self.cost())
         if not any(id(parameter) in owned for parameter in model.parameters()):
             raise InputError("the optimizer has none of the model's parameters: build it from model.parameters()")
         Newborns.follow(optimizer)  # its state may have births, from growths before it was saved and loaded
@@ -161,6 +170,12 @@ class Grower:
     def flops(self) -> int:
         """Forward FLOPs of one example of the model as it is now."""
         return sum(self._counts.values())
+
+    def cost(self) -> Cost:
+        """Return what the model costs as it is now; its latency is measured where the budget limits it."""
+        if self.budget.max_latency is not None and self._latency is None:
+            self._latency = latency(self.model, self.example)
+        return Cost(parameters(self.model), self.flops, self._latency)
 
     @property
     def start_flops(self) -> float:
@@ -181,27 +196,39 @@ class Grower:
         found = self._work.affordable(self.check_flops, *SAMPLE_BOUNDS)
         return found if found.examples >= SAMPLE_BOUNDS[0] else self._work.effort(SAMPLE_BOUNDS[0], 0)
 
-    def situation(self, progress: float | None = None) -> Situation:
-        """Return what a policy sees now; `progress` is the share of the run that is over, 0 to 1."""
+    def check_operations(self) -> int:
+        """Return about how many floating-point operations the next check takes, without those lost while modules start.
+
+        At most: of positions it may read fewer.
+        """
+        return replace(self._work, start=0.0).effort(self.effort().examples).flops
+
+    def situation(self, progress: float | None = None, epoch: float | None = None) -> Situation:
+        """Return what a policy sees now; see `check`."""
+        cost = self.cost()
         return Situation(
             sizes=self.sizes,
-            params=parameters(self.model),
-            params_after=lambda units: parameters_after(self.model, self.axes, units),
+            cost=cost,
+            cost_with=partial(self._cost_with, cost),
             progress=progress,
+            epoch=self._calls if epoch is None else epoch,
             history=tuple(self.history),
+            budget=self.budget,
             places=lambda: tuple(place.name for place in self.places),
         )
 
-    def check(self, loader: Iterable[Any], progress: float | None = None) -> Event:
+    def check(self, loader: Iterable[Any], progress: float | None = None, epoch: float | None = None) -> Event:
         """Look whether the network should grow, and let it grow; costs nothing while the policy says it is not time.
 
         Args:
             loader: Yields (inputs, target), or what `step` takes; the first `2 * sample` examples are read. Best
                 shuffled, without augmentation.
             progress: Share of the run that is over, 0 to 1, where it is known: the policy then spreads its events.
+            epoch: Epochs trained so far, for policies that count them; the number of calls where absent.
 
         Returns:
-            What was seen and done. The model, its optimizer and averages have been edited in place.
+            What was seen and done; where the policy looked again at once, the last event, and `history` holds all.
+            The model, its optimizer and averages have been edited in place.
 
         Raises:
             FloatingPointError: The model's weights are not finite.
@@ -209,43 +236,62 @@ class Grower:
         """
         if progress is not None and not 0 <= progress <= 1:
             raise InputError(f"expected the progress of the run as 0 to 1, got {progress}")
+        event, again = self._look_once(loader, progress, epoch)
+        while again and event.growths:
+            following, again = self._look_once(loader, progress, epoch)
+            event = following if following.event else event
+        self._calls += 1
+        return event
+
+    def _look_once(self, loader: Iterable[Any], progress: float | None, epoch: float | None) -> tuple[Event, bool]:
+        """One event, and whether the policy wants another one at once."""
         started = time.perf_counter()
-        now = self.situation(progress)
-        proposed = self.policy.propose(now)
-        if proposed is None:
-            return Event(0, None, (), (), now.params, now.params, "not yet due", 0.0, 0, progress)
+        now = self.situation(progress, epoch)
+        plan = self.policy.propose(now)
+        params = now.cost.params
+        unchanged = partial(Event, gain_now=None, candidates=(), growths=(), params_before=params, params_after=params)
+        unchanged = partial(unchanged, seconds=0.0, flops=0, progress=progress, epoch=now.epoch)
+        if plan is None:
+            return unchanged(event=0, reason="not yet due"), False
         number = len(self.history) + 1
-        if not proposed.units and not proposed.blocks:
-            self.history.append(Event(number, None, (), (), now.params, now.params, proposed.reason, 0.0, 0, progress))
-            return self.history[-1]
+        if not plan:
+            self.history.append(unchanged(event=number, reason=plan.reason))
+            return self.history[-1], False
         if not all(bool(parameter.isfinite().all()) for parameter in self.model.parameters()):
             raise FloatingPointError("the model's weights are no longer finite: lower the learning rate")
-        effort = self.effort()
-        read = draw if self.step is None else draw_batches
-        sample = read(loader, effort.examples, device_of(self.model), chunk_of(self.flops))
         with full_precision():
-            verdict = check(self._setup(proposed, sample, effort), proposed, self.policy, now)
-        if (verdict.units or verdict.blocks) and self.before_growth is not None:
+            setup = self._setup(plan, loader)
+            verdict = add_unseen(setup, plan) if plan.evidence == "none" else check(setup, plan, self.policy, now)
+        if verdict and self.before_growth is not None:
             paused = time.perf_counter()
             self.before_growth(verdict)
             started += time.perf_counter() - paused  # saving a size is not part of the check
+        seen = setup.sample.b or setup.sample.a
         with full_precision():
-            growths = self._grow(verdict, self.example if self.loss is None else few(sample.b[0].inputs, VERIFIED))
+            inputs = self.example if self.loss is None or not seen else few(seen[0].inputs, VERIFIED)
+            growths = self._grow(verdict, inputs, setup.jump_start)
         event = Event(
             event=number,
             gain_now=verdict.gain_now,
             candidates=verdict.candidates,
             growths=growths,
-            params_before=now.params,
+            params_before=params,
             params_after=parameters(self.model),
             reason=verdict.decision.reason,
             seconds=time.perf_counter() - started,
             flops=verdict.flops,
             progress=progress,
-            examples=examples_in(sample.b),
+            examples=verdict.examples,
+            epoch=now.epoch,
+            loss=verdict.loss,
         )
         self.history.append(event)
-        return event
+        return event, verdict.decision.again
+
+    def _cost_with(self, cost: Cost, units: Mapping[str, int]) -> Cost:
+        """What the model would cost with more units; `cost` is what it costs now."""
+        params = parameters_after(self.model, self.axes, units)
+        return cost.after(params, flops_after(self.model, self.axes, units, self._counts))
 
     def _find_axes(self) -> list[Axis]:
         """The axes of the model, those that can't be tried fixed."""
@@ -254,8 +300,8 @@ class Grower:
 
     def _look(self) -> None:
         """Count what depends on the model's sizes."""
-        self._places = None
-        rows = next((len(leaf) for leaf in as_tensors(self.example) if leaf.ndim), 1)
+        self._places, self._latency = None, None
+        rows = rows_in(self.example)
         self._counts = {name: count // rows for name, count in flops_by_weight(self.model, self.example).items()}
         growable = [axis for axis in self.axes if axis.growable]
         layers = [member.module for axis in growable for member in axis.consumers]
@@ -263,28 +309,43 @@ class Grower:
         loads = loads_of(self.model, dict.fromkeys(layers), self.example)
         self._work = Workload(loads, self.flops, 1 + len(growable), START_FLOPS * leaves, PASSES[self.proposal])
 
-    def _setup(self, proposed: Decision, sample: Sample, effort: Effort) -> Setup:
+    def _setup(self, plan: Plan, loader: Iterable[Any]) -> Setup:
+        proposal = self.proposal if plan.init is None else demanded(plan.init)
+        effort = self.effort()
+        if plan.evidence == "none" and not PASSES[proposal] and not plan.removals:
+            sample = Sample((), ())
+        else:
+            read = draw if self.step is None else draw_batches
+            sample = read(loader, effort.examples, device_of(self.model), chunk_of(self.flops))
+            if plan.evidence != "gain" and not plan.removals:  # nothing is judged
+                sample = Sample((*sample.a, *sample.b), ())
         return Setup(
             model=self.model,
             axes=self.axes,
-            places=self.places if proposed.blocks else (),
+            places=self.places if plan.blocks else (),
             counts=self._counts,
             sample=sample,
             objective=self._objective,
             example=self.example,
             generator=self._generator,
             damping=self.damping,
-            proposal=self.proposal,
+            proposal=proposal,
             positions=effort.positions,
-            jump_start=self.jump_start,
+            jump_start=self.jump_start if plan.jump_start is None else plan.jump_start,
             fisher=self.fisher,
             convention=self.convention,
+            judged=plan.evidence == "gain",
+            diagonal=plan.diagonal,
         )
 
-    def _grow(self, verdict: Verdict, inputs: Example) -> tuple[Growth, ...]:
+    def _grow(self, verdict: Verdict, inputs: Example, jump_start: bool) -> tuple[Growth, ...]:
         """Apply what was decided on."""
-        growths = (*self._widen(verdict.units, inputs), *self._insert(verdict.blocks, inputs))
-        if self.jump_start and len(growths) == len(verdict.units) + len(verdict.blocks):
+        growths = (
+            *self._widen(verdict.units, inputs),
+            *self._insert(verdict.blocks, inputs),
+            *self._shrink(verdict, inputs),
+        )
+        if jump_start and len(growths) == len(verdict.units) + len(verdict.blocks):
             self._jump(verdict)
         if growths:
             self._look()
@@ -389,3 +450,44 @@ class Grower:
         if growths:
             self.axes = self._find_axes()
         return tuple(growths)
+
+    def _shrink(self, verdict: Verdict, inputs: Example) -> tuple[Growth, ...]:
+        """Remove units in one edit, what stays standing in for them."""
+        if not verdict.losing:
+            return ()
+        edit = shrink_(
+            self.model,
+            self.axes,
+            [one.removal for one in verdict.losing],
+            verdict.values(self.model),
+            inputs=inputs,
+            optimizer=self.optimizer,
+            averages=self.averages,
+            own=[verdict.values(average.module) for average in self.averages],
+        )
+        self.axes = edit.axes
+        return tuple(
+            Growth(
+                kind="remove",
+                where=one.removal.axis.name,
+                units=len(one.removal.units),
+                size_before=one.removal.axis.size,
+                size_after=one.removal.axis.size - len(one.removal.units),
+                gain=one.gain,
+                se=one.se,
+                realised=one.gain,
+                moved=edit.moved if edit.moved is not None else 0.0,
+                params=params,
+            )
+            for one, params in zip(verdict.losing, self._freed(edit, verdict.losing), strict=True)
+        )
+
+    def _freed(self, edit: Edit, losing: Sequence[Losing]) -> list[int]:
+        """The parameters that each removal of an edit added, below zero, taken in order."""
+        sizes = [
+            parameters_after(
+                self.model, edit.axes, {one.removal.axis.name: len(one.removal.units) for one in losing[done:]}
+            )
+            for done in range(len(losing) + 1)
+        ]
+        return [after - before for before, after in pairwise(sizes)]

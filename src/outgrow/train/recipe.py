@@ -17,6 +17,7 @@ class Recipe:
         weight_decay: Decay of weights (not of biases and norms).
         warmup: Share of the run in which the rate rises from zero.
         share: Share of the run in which the network grows.
+        constant: Share of the run after which the rate falls; not before the growth is over.
         events: How many growth events in that time, if there are steps enough.
     """
 
@@ -25,7 +26,8 @@ class Recipe:
     rate: float = 3e-3
     weight_decay: float = 1e-2
     warmup: float = 0.02
-    share: float = 0.6
+    share: float = 0.3
+    constant: float = 0.6
     events: int = 8
 
     @classmethod
@@ -47,7 +49,7 @@ class Recipe:
         """Return the learning rate at a share of the run, 0 to 1: linear warm-up, constant, linear to zero."""
         if progress < self.warmup:
             return self.rate * progress / self.warmup
-        start = min(self.share + 0.02, 0.98)
+        start = min(max(self.share, self.constant) + 0.02, 0.98)
         return self.rate * min(1.0, (1 - progress) / (1 - start))
 
     def optimizer(self, model: nn.Module) -> AdamW:

@@ -5,6 +5,7 @@ import math
 import platform
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -15,9 +16,11 @@ from torch import nn
 from outgrow import __version__
 from outgrow.data import Batches, Dataset, Split
 from outgrow.errors import InputError
+from outgrow.grow.budget import Budget
 from outgrow.grow.check import Verdict
 from outgrow.grow.curvature import Loss
-from outgrow.grow.policy import Policy, Proportional
+from outgrow.grow.policies.proportional import Proportional
+from outgrow.grow.policy import Policy, Timetable
 from outgrow.models.seed import Seed
 from outgrow.net.cost import parameters
 from outgrow.net.surgery import tensors_of
@@ -28,9 +31,10 @@ from outgrow.train.folder import RunFolder
 from outgrow.train.grower import Grower
 from outgrow.train.recipe import Recipe
 
-CHECK_SHARE = 0.02  # of the cost of training between two events, for as many examples as that buys
+CHECK_SHARE = 0.02  # of the cost of training, for as many examples as that buys
 FREE_FLOPS, FREE_SHARE = 6e9, 0.04  # what a check of a short run may take: 0.1 s on two cores, or that share
 MOST_CHECK_SHARE = 0.08  # for the least examples; where even they cost more, there are fewer events
+CHECK_MARGIN = 2  # times what a check may take by what is known, set aside for it where training FLOPs are limited
 STEPS_BETWEEN = 50  # at least, between two events: new units need some training before the next come
 CHUNK = 256  # examples at once where nothing is trained
 FINITE_EVERY = 16  # steps between two looks whether the loss is finite
@@ -50,17 +54,20 @@ class Trainer:
         network: The seed network.
         recipe: How to train it.
         folder: Where everything is written; claimed already.
-        max_params: Budget of parameters; None for none.
+        budget: What the network may cost.
+        max_train_flops: Floating-point operations that the whole run may take, checks included: the network stays so
+            small that the rest of the run is affordable; None for no limit.
         seed: Seed of everything random: runs with the same seed repeat bit for bit on one machine's CPU.
         device: Where to train.
-        policy: When to look and what to add; `Proportional` over the recipe's events by default.
+        policy: Makes the policy for this run's timetable: when to look and what to add.
+        policy_name: What the journal calls it.
         proposal: How units are proposed, by name.
         jump_start: Whether new units start with the step that their gain stands for; unused otherwise.
         on_record: Called with every record of the journal.
         on_step: Called with the number of steps done.
 
     Raises:
-        InputError: The budget is below the seed's size.
+        InputError: The budget is below the seed's size, or below what training the seed takes.
     """
 
     def __init__(
@@ -70,17 +77,21 @@ class Trainer:
         recipe: Recipe,
         folder: RunFolder,
         *,
-        max_params: int | None = None,
+        budget: Budget | None = None,
+        max_train_flops: float | None = None,
         seed: int = 0,
         device: str = "cpu",
-        policy: Policy | None = None,
-        proposal: str = "random",
+        policy: Callable[[Timetable], Policy] = Proportional.over,
+        policy_name: str = "outgrow",
+        proposal: str | None = None,
         jump_start: bool = False,
         on_record: Callable[[Record], None] = lambda record: None,
         on_step: Callable[[int], None] = lambda step: None,
     ) -> None:
         self._data, self._recipe, self._folder, self._device = dataset, recipe, folder, device
-        self._on_record, self._on_step, self._seed, self._max_params = on_record, on_step, seed, max_params
+        self._on_record, self._on_step, self._seed = on_record, on_step, seed
+        self._policy_name = policy_name
+        self._budget, self._max_train_flops = budget or Budget(), max_train_flops
         torch.manual_seed(seed)
         self._network = network
         self._model = network.build().to(device)
@@ -113,20 +124,28 @@ class Trainer:
             before_growth=self._before_growth,
             seed=seed,
         )
-        smallest = parameters(self._model)
-        if max_params is not None and max_params < smallest:
-            raise InputError(
-                f"the budget of {max_params:,} parameters is below the seed's {smallest:,}: raise it, or start with "
-                f"smaller widths than {' '.join(map(str, network.widths))}"
-            )
+        self._spent: dict[str, Any] = {"train_flops": 0, "check_seconds": 0.0, "check_flops": 0}
+        self._counted = 0  # FLOPs of running checks that are counted already
+        self._expected = 0  # operations of a check of the network as it is, about; 0 where they were not looked up
+        self._dearest = 1.0  # what a check took, as a multiple of what it was expected to take, at most so far
+        self._step = 0
+        self._grower.budget = self._budget
+        try:
+            self._demand_affordable()
+        except InputError as error:
+            widths = " ".join(map(str, network.widths))
+            raise InputError(f"{error}: raise it, or start with smaller widths than {widths}") from error
         self._events = self._fitting_events()
-        self._grower.policy = policy or Proportional(max_params, events=self._events, share=recipe.share)
+        self._grower.policy = policy(Timetable(self._events, recipe.share, recipe.epochs, seed, device))
         self._family = Family(folder, dataset.task)
         self._good: nn.Module | None = None  # averaged weights at the end of the last epoch with a finite loss
-        self._step = 0
-        self._counted = 0  # FLOPs of the running check that are counted already
+        self._saved_at = -1  # the step at which a size was saved last
         self._started = time.perf_counter()
-        self._spent: dict[str, Any] = {"train_flops": 0, "check_seconds": 0.0, "check_flops": 0}
+
+    @property
+    def policy(self) -> Policy:
+        """What decides when and where the network grows."""
+        return self._grower.policy
 
     def run(self) -> dict[str, Any]:
         """Train to the end, or until the loss is no longer finite.
@@ -192,37 +211,85 @@ class Trainer:
         """Let the network grow if it is time."""
         training = self._training_flops(self._events)
         self._grower.check_flops = max(CHECK_SHARE * training, min(FREE_FLOPS, FREE_SHARE * training))
+        if not self._can_check():
+            return
+        seen, epoch = len(self._grower.history), self._step / len(self._train)
         try:
-            event = self._grower.check(self._plain, self._step / self._steps)
+            self._grower.check(self._plain, self._step / self._steps, epoch)
         except FloatingPointError as error:
             raise self._diverged() from error
-        if not event.event:
-            return
-        self._spent["check_seconds"] += event.seconds
-        self._count_check(event.flops - self._counted)
+        events = self._grower.history[seen:]
+        self._count_check(sum(event.flops for event in events) - self._counted)
         self._counted = 0
-        if event.growths:
-            self._good = None  # it has other shapes, and is saved
-            restart_(self._average)
-        self._record({**event.to_json(), "epoch": self._step / len(self._train), "step": self._step})
+        if events and self._expected:
+            self._dearest = max(self._dearest, max(event.flops for event in events) / self._expected)
+        for event in events:
+            self._spent["check_seconds"] += event.seconds
+            if event.growths:
+                self._expected = 0
+                self._good = None  # it has other shapes, and is saved
+                restart_(self._average)
+            self._record({**event.to_json(), "epoch": epoch, "step": self._step})
+
+    def _demand_affordable(self) -> None:
+        """Check that the seed is within the budget, and that training it all the way is."""
+        self._budget.demand_room(self._grower.cost())
+        least = self._grower.flops * self._passes_left()
+        if self._max_train_flops is not None and least > self._max_train_flops:
+            raise InputError(
+                f"training the seed for {self._recipe.epochs} epochs takes {least:.3g} FLOPs, more than the budget of "
+                f"{self._max_train_flops:.3g}"
+            )
+
+    def _passes_left(self) -> int:
+        """Return what the rest of the training and saving the last size take, in forward passes of one example."""
+        return 3 * (self._steps - self._step) * self._train.batch_size + self._passes_to_save()
+
+    def _passes_to_save(self) -> int:
+        """Return what the statistics of a saved size take, in forward passes of one example."""
+        return min(len(self._full), SETTLE_BATCHES) * min(CHUNK, len(self._data.train))
+
+    def _can_check(self) -> bool:
+        """Whether a check that changes nothing leaves enough to train to the end; say what a growth has to leave."""
+        if self._max_train_flops is None:
+            return True
+        flops, checking = self._grower.flops, self._checking()
+        left = self._max_train_flops - self._spent["train_flops"] - checking
+        self._limit_flops(left - flops * self._passes_to_save(), checking / flops)
+        return left >= flops * self._passes_left()
+
+    def _checking(self) -> float:
+        """What the next check takes at most, in floating-point operations."""
+        self._expected = self._expected or self._grower.check_operations()
+        return CHECK_MARGIN * self._dearest * self._expected
+
+    def _limit_flops(self, left: float, passes: float) -> None:
+        """Let the network grow as far as training it to the end, and so many passes beside, is affordable."""
+        flops = max(int(left / (self._passes_left() + passes)), 1)
+        self._grower.budget = replace(self._budget, max_flops=min(flops, self._budget.max_flops or flops))
 
     def _count_check(self, flops: int) -> None:
         self._spent["check_flops"] += flops
         self._spent["train_flops"] += flops
 
     def _before_growth(self, verdict: Verdict) -> None:
-        """Save the size that is about to grow; the check that says so was spent before."""
+        """Save the size that is about to grow, once a moment; the check that says so was spent before."""
         self._count_check(verdict.flops)
-        self._counted = verdict.flops
-        self._save_size()
+        self._counted += verdict.flops
+        if self._saved_at != self._step:
+            self._save_size()
+        self._saved_at = self._step
+        if self._max_train_flops is not None:  # should the policy look again: another check of what has grown
+            left, again = self._max_train_flops - self._spent["train_flops"], 2 * self._checking()
+            self._limit_flops(left, again / self._grower.flops)
 
     def _training_flops(self, events: int) -> float:
-        """Return what the training between two events costs.
+        """Return what the training costs, for each of the events.
 
         Costs are counted, not timed, so that seeded runs repeat: FLOPs, and what starting each module takes in their
         place.
         """
-        steps = self._recipe.share * self._steps / events
+        steps = self._steps / events
         return steps * 3 * (self._grower.flops * self._recipe.batch_size + self._grower.start_flops)
 
     def _fitting_events(self) -> int:
@@ -237,8 +304,7 @@ class Trainer:
         """Save averaged weights with their own BatchNorm statistics, and how good they are."""
         model = self._average.module if model is None else model
         settle_statistics_(model, self._full)
-        batches = min(len(self._full), SETTLE_BATCHES)
-        self._spent["train_flops"] += self._grower.flops * batches * min(CHUNK, len(self._data.train))
+        self._spent["train_flops"] += self._grower.flops * self._passes_to_save()
         entry = self._family.add(
             tensors_of(model),
             {
@@ -278,7 +344,11 @@ class Trainer:
             "axes": self._grower.sizes,
             "epochs": self._recipe.epochs,
             "steps": self._steps,
-            "max_params": self._max_params,
+            "max_params": self._budget.max_params,
+            "max_flops": self._budget.max_flops,
+            "max_latency": self._budget.max_latency,
+            "max_train_flops": self._max_train_flops,
+            "policy": self._policy_name,
             "seed": self._seed,
             "device": self._device,
             "threads": torch.get_num_threads(),

@@ -1,0 +1,101 @@
+"""Figures: their style, their SVG, and the one that compares policies."""
+
+import io
+import re
+import statistics
+from collections.abc import Collection, Mapping, Sequence
+
+import matplotlib as mpl
+from compare import CONTROLS, DEFAULT, accuracies, latest
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+STYLE = {"svg.hashsalt": "outgrow", "svg.fonttype": "none", "font.size": 9, "axes.spines.top": False,
+         "axes.spines.right": False, "legend.frameon": False, "axes.grid": True, "grid.color": "#dfe4e9",
+         "axes.axisbelow": True}  # fmt: skip
+COLORS = ("#2563eb", "#c2570c", "#0f8a5f", "#9333ea", "#b45309", "#0891b2", "#be123c", "#4d7c0f", "#64748b", "#a21caf")
+MARKERS = "osD^"  # of what is trained from scratch
+GAP = 0.06  # between two labels, of a panel's height
+COLUMNS = 2
+
+
+def svg(figure: Figure) -> str:
+    """Return a figure as SVG that is the same for the same figure, and small: to a tenth of a point, no style twice."""
+    file = io.StringIO()
+    with mpl.rc_context(STYLE):
+        figure.savefig(file, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    text = re.sub(r"(?<=[ \"])(-?\d+\.\d)\d+", r"\1", file.getvalue())
+    text = re.sub(r'(<use [^>]*?)stroke: [^"]*"', r'\1"', text)  # which the marker that is used has itself
+    return "\n".join(line.strip() for line in text.splitlines()) + "\n"
+
+
+def compared(lines: Sequence[Mapping]) -> Figure:
+    """Draw accuracy against training FLOPs, a panel a task, a point a row: means, bars of one standard deviation."""
+    tasks = latest(lines)
+    looks = appearance({name for rows in tasks.values() for name in rows})
+    height = -(-len(tasks) // COLUMNS)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(9.6, 0.4 + 2.9 * height), layout="constrained")
+        panels = list(figure.subplots(height, COLUMNS, squeeze=False).flat)
+        for axes, (task, rows) in zip(panels, tasks.items(), strict=False):
+            axes.set_title(task)
+            draw_rows(axes, rows, looks)
+        for axes in panels[len(tasks) :]:
+            axes.set_axis_off()
+        figure.supxlabel("training GFLOP, checks included", fontsize=9)
+        figure.supylabel("test accuracy, %", fontsize=9)
+    return figure
+
+
+def draw_rows(axes: Axes, rows: Mapping[str, Mapping[int, Mapping]], looks: Mapping[str, Mapping]) -> None:
+    """Draw a task: every row's mean and spread, with its name beside the panel."""
+    points = {}
+    for name, runs in rows.items():
+        x, y = [run["train_flops"] / 1e9 for run in runs.values()], list(accuracies(runs).values())
+        points[name] = (statistics.mean(x), statistics.mean(y))
+        axes.errorbar(
+            *points[name], xerr=deviation(x), yerr=deviation(y), elinewidth=0.7, linestyle="none", **looks[name]
+        )
+    bottom, top = axes.get_ylim()
+    axes.set_ylim(bottom, top)
+    for name, at in apart({name: (y - bottom) / (top - bottom) for name, (_, y) in points.items()}).items():
+        axes.annotate(
+            name,
+            points[name],
+            xytext=(1.04, at),
+            textcoords="axes fraction",
+            fontsize=7,
+            va="center",
+            color=looks[name]["color"],
+            fontweight="bold" if name == DEFAULT else "normal",
+            arrowprops={"arrowstyle": "-", "color": "#c3cad2", "linewidth": 0.5, "shrinkB": 3},
+        )
+
+
+def apart(wanted: Mapping[str, float]) -> dict[str, float]:
+    """Heights of labels, 0 to 1 of a panel, as wanted but with gaps between them; more than fit stand below it."""
+    names, at = sorted(wanted, key=lambda name: (wanted[name], name)), {}
+    for name in names:
+        at[name] = max(wanted[name], max(at.values(), default=-GAP) + GAP)
+    limit = 1.0
+    for name in reversed(names):
+        at[name] = min(at[name], limit)
+        limit = at[name] - GAP
+    return at
+
+
+def appearance(names: Collection[str]) -> dict[str, dict]:
+    """Marker and colour of every row: policies are filled, what is trained from scratch is not."""
+    controls = list(CONTROLS.values())
+    policies = sorted(set(names) - set(controls), key=lambda name: (name != DEFAULT, name))
+    hollow = {"color": "#20262d", "markersize": 5, "markerfacecolor": "white"}
+    filled = {name: {"marker": "o", "color": COLORS[i % len(COLORS)]} for i, name in enumerate(policies)}
+    return {
+        **{name: {**look, "markersize": 7 if name == DEFAULT else 5} for name, look in filled.items()},
+        **{name: {"marker": marker, **hollow} for name, marker in zip(controls, MARKERS, strict=True)},
+    }
+
+
+def deviation(values: Sequence[float]) -> float:
+    """Sample standard deviation, 0 of a single value."""
+    return statistics.stdev(values) if len(values) > 1 else 0.0

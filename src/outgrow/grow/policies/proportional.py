@@ -1,0 +1,192 @@
+"""outgrow's default: proportion, tilted by gain per cost, with depth where it pays better than width."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from outgrow.errors import InputError
+from outgrow.grow.event import Candidate
+from outgrow.grow.hysteresis import Hysteresis
+from outgrow.grow.policies.pace import Pace, filled, least_units, proportional_units
+from outgrow.grow.policy import Decision, Plan, Present, Situation, Timetable
+
+PRUNINGS = 3  # events after growth at which units may be given back
+PRUNING_STEP = 0.08  # of the run between two of them
+
+
+@dataclass(frozen=True)
+class Proportional:
+    """Widen all axes in proportion, tilted towards those whose units gain more; outgrow's default.
+
+    Greedy gain per parameter starves the layers whose units are dear and pay later (method.md, section 10), so
+    proportion is the prior and the gain tilts it: an axis grows by the common factor to the power of its tilt, which is
+    (its gain per cost at the last event / the geometric mean over axes) ^ strength, within `bounds`; cost counts both
+    the parameters and the FLOPs that are added. So what is on trial is what will be added, and is judged once.
+
+    With the end of the run known, events are spread evenly over the first `share` of it, and the cost that the budget
+    limits grows geometrically from the seed's to the limit. Otherwise each check may grow the parameters by `factor`.
+
+    An event pays if what is on trial is expected to save `price` nats for each parameter that it adds, by one of two
+    accounts. The first is what it is worth now: the candidates' steps alone, less a standard error each, which by luck
+    alone is above zero twice in a hundred for one axis, and less often for several. The second is what it will be worth
+    when its own incoming weights have learned, which is several times more, and does not show in a step: with the loss
+    L and N parameters at every event of the run so far,
+
+        L ~ N^-a,    saved = L (1 - growth^-a),
+
+    a from the growths among the last `recent` events, drawn towards zero as if one doubling more had brought nothing.
+    So growth ends where the loss is as good as gone, or where larger networks have stopped to bring it down.
+
+    With `depth`, a block at each place competes with the units: the best one goes in where its gain less its standard
+    error, per parameter, is more than `lead` times that of all units together, and the units are planned again at once.
+    With `prune`, some events after the growth give back what stopped paying; see `Hysteresis`.
+
+    Args:
+        factor: Growth of the parameters at an event, where nothing else sets it.
+        most: Greatest growth of the cost at one event.
+        events: How many events.
+        share: Share of the run in which the network grows.
+        init: How new units are proposed, by name; the Grower's own way where None.
+        price: Nats that a parameter has to save to be added.
+        recent: Events over which the exponent a is seen.
+        strength: Exponent of the tilt; 0 for plain proportion.
+        bounds: Least and greatest tilt.
+        multiple: What sizes are rounded to, from twice of it on.
+        depth: Whether blocks are tried, too.
+        lead: By how much a block has to gain more for its parameters than the units do.
+        prune: Whether units may go again.
+
+    Raises:
+        InputError: An argument is out of range.
+    """
+
+    factor: float = 1.5
+    most: float = 3.0
+    events: int = 8
+    share: float = 0.6
+    init: str | None = "mixed"
+    price: float = 1e-7
+    recent: int = 3
+    strength: float = 0.25
+    bounds: tuple[float, float] = (0.6, 1.5)
+    multiple: int = 1
+    depth: bool = False
+    lead: float = 1.0
+    prune: bool = False
+
+    def __post_init__(self) -> None:
+        _ = self.pace  # raises
+        low, high = self.bounds
+        for name, value, least in (("multiple", self.multiple, 1), ("lead", self.lead, 0)):
+            if value < least:
+                raise InputError(f"{name}: expected at least {least}, received {value}")
+        if not 0 < low <= 1 <= high:
+            raise InputError(
+                f"bounds: expected the least tilt in 0..1 and the greatest from 1 on, received {self.bounds}"
+            )
+
+    @property
+    def pace(self) -> Pace:
+        """When events come, and how much they add."""
+        return Pace(self.events, self.share, self.factor, self.most)
+
+    @classmethod
+    def over(cls, run: Timetable) -> "Proportional":
+        """Return the policy for a run; on a GPU, sizes are multiples of 8, which its matrix units like."""
+        return cls(events=run.events, share=run.share, multiple=8 if run.device.startswith("cuda") else 1)
+
+    def propose(self, now: Situation) -> Plan | None:
+        """Return the units of every axis, tilted by the gains of the last event, when an event is due."""
+        pace = self.pace
+        deepened = self.depth and _has_just_deepened(now)
+        if not deepened and not pace.due(now):
+            return self._pruning(now)
+        if not now.sizes:
+            return Plan({}, "no axis can grow")
+        growth = pace.growth(now, None if now.progress is None else pace.slot(now.progress))
+        units = proportional_units(now, growth, self._tilts(now), self.multiple) or least_units(now)
+        units = filled(now, units, 1.0) if growth >= now.budget.room(now.cost) and self.multiple == 1 else units
+        units = {axis: count for axis, count in units.items() if axis not in self._resting(now)}
+        if not units:
+            return Plan({}, f"the budget of {now.budget} is spent")
+        return Plan(units, "due", blocks=now.places() if self.depth and not deepened else (), init=self.init)
+
+    def decide(self, now: Situation, candidates: Sequence[Candidate], present: Present) -> Decision:
+        """Return the best block, all units on trial, or what has to go, if they pay for themselves."""
+        if any(c.kind == "remove" for c in candidates):
+            gone = Hysteresis(rest=1).decide(now, candidates)
+            return Decision({}, f"{sum(gone.values())} units cost less than they are worth elsewhere", removals=gone)
+        wide = [c for c in candidates if c.kind == "widen"]
+        if block := self._best_block(now, candidates):
+            return Decision({}, f"a block gains {_rate([block]):.1e} nats a parameter", (block.where,), again=True)
+        added = sum(c.params for c in wide)
+        now_worth = sum(c.alone - c.alone_se for c in wide)
+        worth = max(now_worth, self._later(now, present, added))
+        price = self.price * added
+        if not worth > price:
+            return Decision(
+                {}, f"{added:,} parameters would save {worth:.1e} nats, less than their price of {price:.1e}"
+            )
+        when = "now" if worth == now_worth else "later"
+        return Decision({c.where: c.units for c in wide}, f"{added:,} parameters would save {worth:.1e} nats {when}")
+
+    def _later(self, now: Situation, present: Present, added: int) -> float:
+        """What added parameters will save once they are trained [nats]: L (1 - growth^-a)."""
+        if not present.loss > 0:
+            return 0.0
+        seen = [(event.params_before, event.loss) for event in now.history if event.loss > 0][-self.recent :]
+        fallen, grown = 0.0, math.log(2)
+        for before, after in pairwise([*seen, (now.cost.params, present.loss)]):
+            if after[0] > before[0]:  # else it fell by training alone
+                fallen, grown = fallen + math.log(before[1] / after[1]), grown + math.log(after[0] / before[0])
+        return present.loss * (1 - (1 + added / now.cost.params) ** -max(fallen / grown, 0.0))
+
+    def _best_block(self, now: Situation, candidates: Sequence[Candidate]) -> Candidate | None:
+        """The block that gains most for its parameters, if that is more than the units do."""
+        blocks = [c for c in candidates if c.kind == "insert" and c.gain > c.se and now.affords(c)]
+        best = max(blocks, key=lambda block: _rate([block]), default=None)
+        wide = [c for c in candidates if c.kind == "widen"]
+        return best if best and _rate([best]) > max(self.lead * _rate(wide), self.price) else None
+
+    def _pruning(self, now: Situation) -> Plan | None:
+        """What may go, at some moments after the growth; nothing yet at the first, since newborns rest."""
+        if not self.prune or now.progress is None:
+            return None
+        due = min(math.floor((now.progress - self.share) / PRUNING_STEP + 1e-9), PRUNINGS)
+        seen = sum(event.progress is not None and event.progress > self.share for event in now.history)
+        if due <= seen:
+            return None
+        gone = Hysteresis(rest=1).propose(now)
+        return Plan({}, "what has stopped paying" if gone else "nothing may go yet", removals=gone)
+
+    def _resting(self, now: Situation) -> frozenset[str]:
+        return Hysteresis(rest=1).turned(now, "remove") if self.prune else frozenset()
+
+    def _tilts(self, now: Situation) -> dict[str, float]:
+        """Return how each axis's growth is tilted, by the last event that had gains.
+
+        The gain counts per cost, the cost being its share of the added parameters plus its share of the added FLOPs.
+        """
+        seen = ([c for c in e.candidates if c.kind == "widen" and c.where in now.sizes] for e in reversed(now.history))
+        last = next((found for found in seen if found), [])
+        params, flops = sum(c.params for c in last), sum(c.flops for c in last)
+        rates = {
+            c.where: max(c.gain, c.se, 1e-12) / (c.params / max(params, 1) + c.flops / max(flops, 1)) for c in last
+        }
+        mean = math.exp(sum(map(math.log, rates.values())) / max(len(rates), 1))
+        low, high = self.bounds
+        tilts = {axis: min(max((rate / mean) ** self.strength, low), high) for axis, rate in rates.items()}
+        return {**dict.fromkeys(now.sizes, 1.0), **tilts}
+
+
+def _rate(candidates: Sequence[Candidate]) -> float:
+    """What candidates gain together for each of their parameters, less the standard error [nats]."""
+    gain = sum(c.gain for c in candidates) - math.sqrt(sum(c.se**2 for c in candidates))
+    return gain / max(sum(c.params for c in candidates), 1)
+
+
+def _has_just_deepened(now: Situation) -> bool:
+    """Whether the last event inserted a block at this very moment."""
+    last = now.history[-1] if now.history else None
+    return last is not None and last.epoch == now.epoch and any(g.kind == "insert" for g in last.growths)

@@ -1,0 +1,326 @@
+"""The comparison of policies: its tables and p-values, which runs it skips, and its networks from scratch."""
+
+import argparse
+import itertools
+import re
+import statistics
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from scipy import stats
+
+from outgrow.models import Seed
+from outgrow.net.deepen import deepen_
+from outgrow.net.surgery import tensors_of
+from outgrow.net.widen import widen_
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))  # behind this folder: both have a zoo.py
+
+import compare
+import drawing
+import policies
+import scratch
+import tables
+import tasks
+
+SEEDS = range(5)
+SEED_NETWORKS = {
+    "mlp": Seed("mlp", (6,), 3, (4, 4), (0.5,) * 6, (2.0,) * 6),
+    "convnet": Seed("convnet", (1, 8, 8), 3, (2, 3, 4, 5)),
+    "resnet": Seed("resnet", (1, 8, 8), 3, (2, 3)),
+}
+SCRATCH = compare.CONTROLS["scratch"]
+MADE = {"torch": "2", "commit": "c", "hardware": "h"}
+PAGE = (tables.HERE / "README.md").read_text()
+
+
+def line(row, seed, accuracy, *, task="digits", params=20_000, flops=60, **changes):
+    """A run as it is written to the results."""
+    setup = tasks.TASKS[task].setup() if task in tasks.TASKS else tasks.SIZES[task].setup()
+    sizes = [(4_000, accuracy - 0.2), (9_000, accuracy - 0.1), (params, accuracy)]
+    known = {"task": task, "row": row, "options": {}, "seed": seed, "setup": setup, "reference": None}
+    spent = {"train_flops": flops, "check_flops": 3, "seconds": 10.0, "check_seconds": 1.0}
+    reached = {"params": params, "axes": {"a": params // 100, "b": 3}, "test": {"accuracy": accuracy}}
+    saved = [
+        {"params": size, "test": {"accuracy": value}, "train_flops": 1, "epoch": epoch}
+        for epoch, (size, value) in enumerate(sizes)
+    ]
+    limit = {"max_train_flops": None if row in compare.CONTROLS else 100}
+    return {**known, **spent, **reached, **limit, "sizes": saved, **MADE, **changes}
+
+
+def runs(row, mean, *, jitter=0.001, **about):
+    """A run for each seed, with a spread of its own for each row."""
+    return [line(row, seed, mean + jitter * ((seed * (2 + len(row))) % 5 - 2), **about) for seed in SEEDS]
+
+
+def example():
+    """Default, three rivals, and controls that took 100 where the default takes 60."""
+    return [
+        *runs("schedule", 0.90),
+        *runs("outgrow", 0.95),
+        *runs("random", 0.9499),
+        *runs("senn", 0.97, options={"tau": "0.5"}),
+        *runs("uniform", 0.96, flops=100),
+        *runs("scratch", 0.951, flops=100),
+    ]
+
+
+def cells_of(table, start):
+    """The cells of the table's line that starts so."""
+    (found,) = [text for text in table.splitlines() if text.startswith(f"| {start} |")]
+    return [cell.strip() for cell in found.strip("|").split("|")]
+
+
+def test_the_default_comes_first_then_policies_by_accuracy_then_controls():
+    names = list(compare.latest(example())["digits"])
+    assert names == ["outgrow", "senn, tau=0.5", "random", "schedule", SCRATCH, compare.CONTROLS["uniform"]]
+
+
+def test_a_row_has_its_sizes_costs_and_differences():
+    cells = cells_of(compare.comparison(example()), "senn, tau=0.5")
+    mine, other = (
+        [100 * run["test"]["accuracy"] for run in runs(row, mean)] for row, mean in (("senn", 0.97), ("outgrow", 0.95))
+    )
+    assert cells[1:6] == ["5", "77.00 +- 0.16", "87.00 +- 0.16", "97.00 +- 0.16", "20,000"]
+    assert cells[6:9] == ["60 +- 0", "10 +- 0", "10.0 (5.0)"]
+    assert cells[9] == f"{statistics.mean(mine) - statistics.mean(other):+.2f}"
+    expected = stats.ttest_rel(mine, other).pvalue
+    assert cells[10] == ("<0.0001" if expected < 1e-4 else f"{expected:.2g}")
+    assert cells[11] == "-"
+
+
+def test_what_should_hold_is_stated():
+    found = compare.latest(example())["digits"]
+    table = compare.comparison(example())
+    cells = cells_of(table[table.index("| task |") :], "digits")
+    leads = {name: compare.differences(found["outgrow"], found[name]) for name in ("schedule", "random", SCRATCH)}
+    assert cells[1] == "senn, tau=0.5"
+    for cell, name in ((cells[2], "schedule"), (cells[3], "random")):
+        lead, p = cell.split(": ")
+        assert float(lead) == pytest.approx(statistics.mean(leads[name]), abs=0.0051)
+        assert (p == "<0.0001" or float(p) < 0.05) == (name == "schedule")
+    assert cells[4:] == [compare.spread(leads[SCRATCH], 2), "60 +- 0", "yes"]
+    assert "than `schedule` on 1, than `random` on 0 of 1 tasks" in table
+
+
+@pytest.mark.parametrize(("accuracy", "flops"), [(0.954, 60), (0.951, 61)])
+def test_reaching_the_network_from_scratch_takes_accuracy_and_thrift(accuracy, flops):
+    found = [*runs("outgrow", 0.95, flops=flops), *runs("scratch", accuracy, flops=100)]
+    assert compare.reached(compare.latest(found)["digits"])[2] == "NO"
+
+
+def test_the_newest_line_of_a_run_counts_and_other_setups_do_not():
+    trial = line("schedule", 0, 0.1)
+    trial = {**trial, "setup": {**trial["setup"], "epochs": 1}}
+    found = compare.latest([trial, line("outgrow", 0, 0.2), line("outgrow", 0, 0.8)])
+    assert compare.accuracies(found["digits"]["outgrow"]) == {0: 80.0}
+    assert list(found["digits"]) == ["outgrow"]
+
+
+def test_controls_of_an_older_default_do_not_count():
+    old, new = line("outgrow", 0, 0.5, params=5_000), line("outgrow", 0, 0.6)
+    jobs = {
+        name: policies.Job("digits", tasks.TASKS["digits"], "scratch", {}, 0, by)
+        for name, by in (("old", old), ("new", new))
+    }
+    for name, job in jobs.items():
+        rows = compare.latest([old, {**line("scratch", 0, 0.7), **job.key()}, new])["digits"]
+        assert (SCRATCH in rows) == (name == "new")
+
+
+def test_a_failure_is_told_until_the_run_is_done():
+    failed = {**line("senn", 3, 0.5), "failed": "DivergedError: the loss"}
+    told = compare.comparison([*example(), failed])
+    assert "- digits, senn, seed 3: DivergedError: the loss" in told
+    assert "Failed" not in compare.comparison([*example(), failed, line("senn", 3, 0.5)])
+
+
+@pytest.mark.parametrize("values", [[0.3, 0.1, 0.5, -0.1, 0.4], [1.0, 2.0], [-3.0, -1.0, -2.5, 0.25, 7.0, 1.0, 2.0]])
+def test_p_values_are_those_of_the_paired_tests(values):
+    base = [90.0 + i for i in range(len(values))]
+    moved = [a + b for a, b in zip(base, values, strict=True)]
+    assert compare.paired_p(values) == pytest.approx(stats.ttest_rel(moved, base).pvalue)
+    assert compare.paired_p([-value for value in values]) == pytest.approx(compare.paired_p(values))
+    if len(values) >= compare.FEWEST_RANKED:
+        assert compare.ranked_p(values) == pytest.approx(exact_wilcoxon(values))
+    else:
+        assert compare.ranked_p(values) is None
+
+
+def exact_wilcoxon(values):
+    """The share of all choices of signs whose rank sum is as far from its mean."""
+    ranks = stats.rankdata([abs(value) for value in values])
+    far = abs(sum(rank for rank, value in zip(ranks, values, strict=True) if value > 0) - sum(ranks) / 2)
+    signs = list(itertools.product((0, 1), repeat=len(values)))
+    sums = [abs(sum(r for r, s in zip(ranks, choice, strict=True) if s) - sum(ranks) / 2) for choice in signs]
+    return sum(value >= far - 1e-9 for value in sums) / len(signs)
+
+
+@pytest.mark.parametrize("values", [[], [1.0], [0.0, 0.0, 0.0], [0.25] * 5])
+def test_without_spread_there_is_no_p_value(values):
+    assert compare.paired_p(values) is None
+
+
+def test_only_pairs_of_the_same_seed_are_compared():
+    left = {seed: line("senn", seed, 0.5 + seed / 10) for seed in (0, 1, 2)}
+    right = {seed: line("outgrow", seed, 0.4) for seed in (1, 2, 3)}
+    assert compare.differences(left, right) == pytest.approx([20, 30])
+
+
+def test_sizes_without_a_budget_are_told_in_order():
+    counts = dict(zip(tasks.IMAGES, (900, 2_000, 3_000, 4_000, 9_000), strict=True))
+    found = [
+        line("outgrow", seed, 0.9, task=task, params=n + seed) for task, n in reversed(counts.items()) for seed in SEEDS
+    ]
+    table = compare.sizes_table(found)
+    assert [text.split(" | ")[0][2:] for text in table.splitlines() if text.startswith("| mnist")] == list(tasks.IMAGES)
+    assert "grows from row to row: yes; rank correlation of row and parameters 0.98 (n = 25, p <0.0001)" in table
+    assert "row to row: NO" in compare.sizes_table([{**run, "params": -run["params"]} for run in found])
+
+
+def test_labels_stand_apart_and_in_order():
+    wanted = {"a": 0.98, "b": 0.97, "c": 0.2, "d": 0.2, "e": 0.21, "f": 1.0}
+    at = drawing.apart(wanted)
+    heights = sorted(at.values())
+    assert max(heights) <= 1
+    assert all(right - left >= drawing.GAP - 1e-9 for left, right in itertools.pairwise(heights))
+    assert sorted(at, key=at.__getitem__) == ["c", "d", "e", "b", "a", "f"]
+
+
+def test_the_figure_has_a_panel_a_task_and_is_the_same_for_the_same_runs():
+    found = [*example(), *runs("outgrow", 0.8, task="mnist")]
+    text = drawing.svg(drawing.compared(found))
+    assert text == drawing.svg(drawing.compared(found))
+    for name in ("digits", "mnist", "senn, tau=0.5", compare.CONTROLS["uniform"]):
+        assert f">{name}</text>" in text
+
+
+def test_the_page_shows_what_the_results_say():
+    names = ("grow", "calibration", "policies", "policies_sizes")
+    found = tables.blocks(*map(tables.records, names))
+    assert {"policies", "policies-sizes"} <= set(re.findall(r"<!-- /([\w-]+) -->", PAGE))
+    assert tables.filled(PAGE, found) == PAGE
+
+
+def wanted(**changes):
+    """What the command line asks for."""
+    return argparse.Namespace(**{"seeds": [0, 1], "tasks": {"digits": tasks.TASKS["digits"]}, **changes})
+
+
+def test_finished_runs_are_skipped_and_others_are_not():
+    jobs = policies.jobs(wanted(), ["senn", "schedule", "schedule,events=4"], [])
+    assert len(jobs) == 6
+    found = [
+        line("schedule", 0, 0.5),
+        line("schedule", 1, 0.5, options={"events": "4"}),
+        {**line("senn", 0, 0.5), "failed": "why"},
+        line("senn", 1, 0.5, task="mnist"),
+    ]
+    done = {str(job) for job in jobs if policies.done(job, found)}
+    assert done == {"digits, schedule, seed 0", "digits, schedule,events=4, seed 1"}
+    other = [replace(job, task=replace(job.task, epochs=1)) for job in jobs]
+    assert not any(policies.done(job, found) for job in other)
+
+
+def test_controls_go_by_the_newest_run_of_the_default_with_their_seed():
+    old, new = line("outgrow", 1, 0.5), line("outgrow", 1, 0.6, params=10_000)
+    (job,) = policies.jobs(wanted(seeds=[1]), ["scratch"], [line("outgrow", 0, 0.4), old, new])
+    assert job.reference == new
+    finished = {**line("scratch", 1, 0.5), **job.key()}
+    assert policies.done(job, [finished])
+    assert not policies.done(replace(job, reference=old), [finished])  # a run of another default
+    with pytest.raises(SystemExit, match="run that row, too"):
+        policies.jobs(wanted(seeds=[7]), ["scratch"], [old])
+
+
+def test_subsets_are_the_same_each_time_and_keep_the_test_part():
+    data = replace(tasks.TASKS["digits"], examples=200).load(".")
+    again = replace(tasks.TASKS["digits"], examples=200).load(".")
+    whole = tasks.TASKS["digits"].load(".")
+    assert (len(data.train), len(data.validation), len(data.test)) == (200, 22, len(whole.test))
+    assert torch.equal(data.train.x, again.train.x)
+    assert torch.equal(data.train.y, again.train.y)
+
+
+@pytest.mark.parametrize("kind", SEED_NETWORKS)
+def test_fresh_networks_have_the_same_shapes_and_other_weights(kind):
+    model = SEED_NETWORKS[kind].build()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(7.0)
+    new = scratch.fresh(model)
+    assert {n: t.shape for n, t in new.state_dict().items()} == {n: t.shape for n, t in model.state_dict().items()}
+    assert not any((parameter == 7.0).any() for parameter in new.parameters())
+    assert all((parameter == 7.0).all() for parameter in model.parameters())
+    constants = [(name, buffer) for name, buffer in model.named_buffers() if name.startswith("input.")]
+    assert all(torch.equal(buffer, new.get_buffer(name)) for name, buffer in constants)
+
+
+def test_a_parameter_that_cannot_be_drawn_is_named():
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2))
+    model.register_parameter("extra", torch.nn.Parameter(torch.ones(2)))
+    with pytest.raises(ValueError, match="extra"):
+        scratch.fresh(model)
+
+
+@pytest.mark.parametrize(
+    ("kind", "blocks", "widened"),
+    [
+        ("mlp", [], {"mlp.hidden.0": 3}),
+        ("resnet", ["resnet.stages.0.0", "resnet.stem.2"], {"resnet.stages.0.1.conv1": 2}),
+        ("convnet", [], {"convnet.blocks.1.conv": 2}),
+    ],
+)
+def test_a_grown_architecture_is_rebuilt_with_fresh_weights(kind, blocks, widened):
+    seed = SEED_NETWORKS[kind]
+    model = seed.build()
+    for place in blocks:
+        deepen_(model, place, example=seed.example())
+    for axis, units in widened.items():
+        widen_(model, axis, units, example=seed.example())
+    shapes = {name: list(tensor.shape) for name, tensor in tensors_of(model).items() if name in model.state_dict()}
+    start = scratch.grown(seed, {"blocks": blocks, "shapes": shapes})
+    torch.manual_seed(3)
+    first = start.build()
+    torch.manual_seed(3)
+    second = start.build()
+    assert {name: list(tensor.shape) for name, tensor in first.state_dict().items()} == shapes
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+    assert not any(torch.equal(a, b) for a, b in zip(first.parameters(), model.parameters(), strict=True) if a.ndim > 1)
+    x = torch.randn(2, *seed.inputs)
+    assert first(x).shape == model(x).shape
+    assert torch.equal(first.get_submodule("input")(x), model.get_submodule("input")(x))
+
+
+@pytest.mark.parametrize("kind", SEED_NETWORKS)
+def test_uniform_widening_keeps_proportions_and_comes_near(kind):
+    seed = SEED_NETWORKS[kind]
+    wide = scratch.uniform(seed, 5_000)
+    ratios = [after / before for before, after in zip(seed.widths, wide.widths, strict=True)]
+    assert all(
+        abs(a - b) <= 0.5 / x + 0.5 / y
+        for (a, x), (b, y) in itertools.combinations(zip(ratios, seed.widths, strict=True), 2)
+    )
+    assert abs(scratch.size(wide) - 5_000) < 250
+    assert scratch.uniform(seed, scratch.size(wide)) == wide
+
+
+def test_a_run_and_its_controls_make_lines_that_tables_take(monkeypatch):
+    monkeypatch.setattr(policies, "commit", lambda: "c")
+    task = replace(tasks.TASKS["digits"], epochs=10, examples=300)
+    grown = policies.run(policies.Job("digits", task, "schedule", {"events": "1"}, 0), ".")
+    assert grown["growths"] > 0
+    assert grown["params"] <= task.max_params
+    assert grown["train_flops"] <= grown["max_train_flops"]
+    found = [{**grown, "row": "outgrow", "options": {}}]
+    for row in compare.CONTROLS:
+        found.append(policies.run(policies.Job("digits", task, row, {}, 0, grown), "."))
+    alike, shorter, uniform, equal = found[1:]
+    assert alike["architecture"] == {"blocks": [], "shapes": grown["architecture"]["shapes"]}
+    assert (alike["epochs"], shorter["epochs"], uniform["epochs"]) == (10, 6, 10)
+    assert abs(equal["train_flops"] - grown["train_flops"]) <= uniform["train_flops"] / uniform["epochs"]
+    assert "60 % of the epochs" in compare.comparison(found)
