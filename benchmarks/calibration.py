@@ -34,9 +34,10 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from outgrow.data import Batches, Dataset, Split, load
 from outgrow.grow.curvature import Loss
 from outgrow.grow.objective import OutputLoss
-from outgrow.grow.panel import Setup, UnitPanel
 from outgrow.grow.sample import chunk_of, draw
+from outgrow.grow.setup import Setup
 from outgrow.grow.trial import can_try
+from outgrow.grow.unit_panel import UnitPanel
 from outgrow.models import Seed
 from outgrow.net.axes import axes
 from outgrow.net.cost import flops_by_weight, parameters

@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
-from cells import made_with, row, span, spread
+from cells import grouped, made_with, row, span, spread
 from scipy import stats
 from tasks import DATA_SETS, IMAGES, SIZES, TASKS
 
@@ -18,6 +18,27 @@ CONTROLS = {
 }
 """Rows that are trained from scratch beside each run of the default, and what tables call them."""
 
+CHOICES = {
+    DEFAULT: "a mixed pool, growth until 30 %, 8 events, tilt 0.25",
+    "outgrow,init=random": "random units",
+    "outgrow,init=split": "split units",
+    "outgrow,init=closed": "closed-form units",
+    "outgrow,share=0.45": "growth until 45 %",
+    "outgrow,share=0.6": "growth until 60 %",
+    "outgrow,events=4,most=6": "4 events",
+    "outgrow,strength=0": "plain proportion",
+    "outgrow,strength=0.5": "tilt 0.5",
+    "outgrow,depth=true": "blocks compete",
+    "schedule": "fixed schedule: random units",
+    "schedule,init=split": "fixed schedule: split units",
+    "schedule,init=closed": "fixed schedule: closed-form units",
+    "schedule,init=twins": "fixed schedule: pairs with opposite outgoing weights",
+    "net2net": "fixed schedule: copies that share outgoing weights",
+    **{name: CONTROLS[name] for name in ("uniform", "uniform-flops")},
+}
+"""Rows that tell what each choice of the default is worth, and what the table calls them."""
+CHOICE_TASKS = ("fashion-mlp", "mnist", "digits")
+
 FIGURE = "![Test accuracy against training FLOPs, a panel a task](figures/policies.svg)"
 CLOSE, SHARE, SURE = 0.2, 0.6, 0.05  # points, share of FLOPs, p below which a difference counts
 FEWEST_RANKED = 6  # pairs: with fewer, Wilcoxon's p can't be below 0.05
@@ -25,9 +46,52 @@ FEWEST_RANKED = 6  # pairs: with fewer, Wilcoxon's p can't be below 0.05
 Runs = Mapping[int, Mapping]
 
 
-def blocks(compared: Sequence[Mapping], sizes: Sequence[Mapping]) -> dict[str, str]:
+def blocks(
+    compared: Sequence[Mapping], sizes: Sequence[Mapping], choices: Sequence[Mapping], newborns: Sequence[Mapping]
+) -> dict[str, str]:
     """The tables by the names of their markers."""
-    return {"policies": comparison(compared), "policies-sizes": sizes_table(sizes)}
+    return {
+        "newborns": newborns_table(newborns),
+        "policies": comparison(compared),
+        "policies-sizes": sizes_table(sizes),
+        "choices": choices_table(choices),
+    }
+
+
+def choices_table(lines: Sequence[Mapping]) -> str:
+    """One row a choice: accuracy and loss on the test part, and the share of the limit of training FLOPs, by task."""
+    tasks = latest(lines)
+    if not tasks:
+        return "No runs yet."
+    head = ["choice", *(f"{task}: test %, loss (FLOPs, %)" for task in tasks)]
+    table = [row(head), row(["---", *["---:"] * len(tasks)])]
+    for name, said in CHOICES.items():
+        rows = [runs.get(CONTROLS.get(name) or name.replace(",", ", "), {}) for runs in tasks.values()]
+        table.append(row([said, *map(choice_cell, rows, map(train_limit, tasks.values()))]))
+    runs = [run for rows in tasks.values() for one in rows.values() for run in one.values()]
+    counts = sorted({len(one) for rows in tasks.values() for one in rows.values()})
+    return "\n".join([*table, "", f"n = {', '.join(map(str, counts))}. {made_with(runs)}"])
+
+
+def newborns_table(lines: Sequence[Mapping]) -> str:
+    """One row for each way to add units and to train them, with all sizes the same in the end."""
+    head = ["epochs", "what", "n", "test %", "test loss", "training TFLOP"]
+    table = [row(head), row(["---:", "---", *["---:"] * 4])]
+    for (epochs, choice), runs in grouped(lines, lambda run: (run["epochs"], run["choice"])).items():
+        accuracy = spread([100 * run["test"]["accuracy"] for run in runs], 2)
+        loss = statistics.mean(run["test"]["loss"] for run in runs)
+        flops = statistics.mean(run["train_flops"] for run in runs) / 1e12
+        table.append(row([str(epochs), choice, str(len(runs)), accuracy, f"{loss:.4f}", f"{flops:.3f}"]))
+    return "\n".join([*table, "", made_with(lines)]) if lines else "No runs yet."
+
+
+def choice_cell(runs: Runs, limit: int | None) -> str:
+    """What a choice reaches on a task."""
+    if not runs:
+        return "-"
+    loss = statistics.mean(run["test"]["loss"] for run in runs.values())
+    flops = statistics.mean(run["train_flops"] for run in runs.values())
+    return f"{spread(list(accuracies(runs).values()), 2)}, {loss:.4f} ({100 * flops / (limit or math.nan):.0f})"
 
 
 def latest(lines: Sequence[Mapping]) -> dict[str, dict[str, Runs]]:

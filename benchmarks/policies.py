@@ -3,11 +3,12 @@
     python benchmarks/policies.py --data DIR --seeds 0 1 2 3 4 --workers 2
     python benchmarks/policies.py --data DIR --tasks mnist --rows outgrow senn,tau=0.5 scratch
     python benchmarks/policies.py --data DIR --sizes --seeds 0 1 2
+    python benchmarks/policies.py --data DIR --choices --seeds 0 1 2 3 4
 
 DIR holds FashionMNIST, MNIST, cifar-10-batches-bin and tabular/adult_train.csv. A row is a policy, with options behind
 commas, or one of the networks that are trained from scratch beside the default's run of the same seed. Every run adds a
-line to results/policies.jsonl (`--sizes`: policies_sizes.jsonl); runs that are there already are not repeated, so that
-one may stop and go on. `tables.py` writes the tables and draws the figure.
+line to results/policies.jsonl (`--sizes`: policies_sizes.jsonl, `--choices`: choices.jsonl); runs that are there
+already are not repeated, so that one may stop and go on. `tables.py` writes the tables and draws the figure.
 """
 
 import argparse
@@ -23,7 +24,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from compare import CONTROLS, DEFAULT
+from compare import CHOICE_TASKS, CHOICES, CONTROLS, DEFAULT
 from grow import commit, hardware
 from scratch import Never, grown, training_flops, uniform
 from tasks import SIZES, TASKS, Task
@@ -73,7 +74,8 @@ class Job:
 def main() -> None:
     """Do the runs that the command line asks for and that are not done: policies first, then their controls."""
     options = parsed()
-    file = options.results / ("policies_sizes.jsonl" if options.sizes else "policies.jsonl")
+    name = "policies_sizes" if options.sizes else "choices" if options.choices else "policies"
+    file = options.results / f"{name}.jsonl"
     file.parent.mkdir(exist_ok=True)
     for controls in (False, True):
         rows = [row for row in options.rows if (row in CONTROLS) == controls]
@@ -90,6 +92,7 @@ def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="folder of the data sets")
     parser.add_argument("--sizes", action="store_true", help="which size the default finds without a budget")
+    parser.add_argument("--choices", action="store_true", help="what each choice of the default is worth")
     parser.add_argument("--tasks", nargs="+", metavar="TASK", help=", ".join(TASKS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--rows", nargs="+", metavar="ROW", help=", ".join([*POLICIES, *CONTROLS]))
@@ -101,10 +104,11 @@ def parsed() -> argparse.Namespace:
     known = SIZES if options.sizes else TASKS
     if unknown := set(options.tasks or ()) - set(known):
         parser.error(f"--tasks {', '.join(sorted(unknown))}: expected some of {', '.join(known)}")
-    options.tasks = {name: known[name] for name in options.tasks or known}
+    options.tasks = {name: known[name] for name in options.tasks or (CHOICE_TASKS if options.choices else known)}
     if options.epochs:
         options.tasks = {name: replace(task, epochs=options.epochs) for name, task in options.tasks.items()}
-    options.rows = options.rows or ([DEFAULT] if options.sizes else [*POLICIES, *CONTROLS])
+    usual = [DEFAULT] if options.sizes else CHOICES if options.choices else [*POLICIES, *CONTROLS]
+    options.rows = options.rows or list(usual)
     return options
 
 

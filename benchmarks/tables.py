@@ -25,10 +25,11 @@ from drawing import STYLE, compared, svg
 
 HERE = Path(__file__).resolve().parent
 DOCS = HERE.parent / "docs"
-PAGES = [HERE / "README.md", DOCS / "how-a-network-decides-to-grow.md"]
+PAGES = [HERE / "README.md", HERE / "NOTES.md", DOCS / "how-a-network-decides-to-grow.md"]
 FIGURE = DOCS / "figures" / "gain.svg"
 POLICIES = HERE / "figures" / "policies.svg"
 
+SOURCES = ("grow", "calibration", "policies", "policies_sizes", "choices", "newborns")
 CLOSE = (0.75, 1.33)  # realised / gain that counts as kept
 MEASURES: dict[str, Callable[[Mapping], float]] = {
     "gain": lambda growth: growth["gain"],
@@ -49,7 +50,7 @@ FRAME = ((1e-5, 30.0), (1e-5, 1.0))  # of the figure's panels: promises and drop
 def main() -> None:
     """Replace what stands between the markers, and draw the figures."""
     policies = records("policies")
-    found = blocks(records("grow"), records("calibration"), policies, records("policies_sizes"))
+    found = blocks(*map(records, SOURCES))
     for page in PAGES:
         page.write_text(filled(page.read_text(), found))
     FIGURE.parent.mkdir(exist_ok=True)
@@ -69,6 +70,8 @@ def blocks(
     growths: Sequence[Mapping],
     policies: Sequence[Mapping] = (),
     sizes: Sequence[Mapping] = (),
+    choices: Sequence[Mapping] = (),
+    newborns: Sequence[Mapping] = (),
 ) -> dict[str, str]:
     """The tables by the names of their markers."""
     return {
@@ -76,7 +79,7 @@ def blocks(
         "calibration": calibration_table(growths),
         "ranking": "\n\n".join(ranking_table(growths, outcome) for outcome in OUTCOMES),
         "best": best_sentence(growths),
-        **compare.blocks(policies, sizes),
+        **compare.blocks(policies, sizes, choices, newborns),
     }
 
 

@@ -43,9 +43,9 @@ def line(row, seed, accuracy, *, task="digits", params=20_000, flops=60, **chang
     sizes = [(4_000, accuracy - 0.2), (9_000, accuracy - 0.1), (params, accuracy)]
     known = {"task": task, "row": row, "options": {}, "seed": seed, "setup": setup, "reference": None}
     spent = {"train_flops": flops, "check_flops": 3, "seconds": 10.0, "check_seconds": 1.0}
-    reached = {"params": params, "axes": {"a": params // 100, "b": 3}, "test": {"accuracy": accuracy}}
+    reached = {"params": params, "axes": {"a": params // 100, "b": 3}, "test": {"accuracy": accuracy, "loss": 0.5}}
     saved = [
-        {"params": size, "test": {"accuracy": value}, "train_flops": 1, "epoch": epoch}
+        {"params": size, "test": {"accuracy": value, "loss": 0.5}, "train_flops": 1, "epoch": epoch}
         for epoch, (size, value) in enumerate(sizes)
     ]
     limit = {"max_train_flops": None if row in compare.CONTROLS else 100}
@@ -199,9 +199,21 @@ def test_the_figure_has_a_panel_a_task_and_is_the_same_for_the_same_runs():
         assert f">{name}</text>" in text
 
 
+def test_choices_have_a_row_each_and_a_column_a_task():
+    found = [*example(), *runs("outgrow", 0.8, task="mnist")]
+    head, _, *rows = compare.choices_table(found).splitlines()
+    assert head.count("test %, loss") == 2
+    assert rows[0].startswith(f"| {compare.CHOICES['outgrow']} |")
+    assert compare.choices_table([]) == "No runs yet."
+
+
+def test_every_choice_is_a_row_that_can_run():
+    made = policies.jobs(wanted(), [name for name in compare.CHOICES if name not in compare.CONTROLS], [])
+    assert {str(job).split(", ")[1] for job in made} == set(compare.CHOICES) - set(compare.CONTROLS)
+
+
 def test_the_page_shows_what_the_results_say():
-    names = ("grow", "calibration", "policies", "policies_sizes")
-    found = tables.blocks(*map(tables.records, names))
+    found = tables.blocks(*map(tables.records, tables.SOURCES))
     assert {"policies", "policies-sizes"} <= set(re.findall(r"<!-- /([\w-]+) -->", PAGE))
     assert tables.filled(PAGE, found) == PAGE
 

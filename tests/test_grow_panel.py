@@ -10,11 +10,13 @@ import torch.nn.functional as F
 from torch import nn
 
 from outgrow.grow.block import can_try_place
+from outgrow.grow.block_panel import BlockPanel
 from outgrow.grow.gain import KEPT, joint, judge, mean_loss, realised
 from outgrow.grow.objective import OutputLoss
-from outgrow.grow.panel import BlockPanel, Setup, UnitPanel
 from outgrow.grow.sample import Batch, Sample
+from outgrow.grow.setup import Setup
 from outgrow.grow.trial import can_try
+from outgrow.grow.unit_panel import UnitPanel
 from outgrow.models.seed import Seed
 from outgrow.net.axes import axes
 from outgrow.net.cost import flops, flops_by_weight, parameters

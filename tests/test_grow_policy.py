@@ -10,8 +10,8 @@ import torch.nn.functional as F
 
 from outgrow.errors import InputError
 from outgrow.grow.check import add_unseen, check
-from outgrow.grow.panel import UnitPanel
 from outgrow.grow.policy import Decision, Plan
+from outgrow.grow.unit_panel import UnitPanel
 from outgrow.net.cost import flops, parameters
 from outgrow.train.grower import Grower
 from test_grow_check import Takes, everything, situation_of, state_of

@@ -15,7 +15,8 @@ from outgrow.grow.sample import Batch
 from outgrow.grow.splitting import NOISE, gradient_norms
 from outgrow.grow.trial import Trial
 from outgrow.net.axes import axes
-from outgrow.net.widening import Widening, widen
+from outgrow.net.enlarge import widen
+from outgrow.net.widening import Widening
 
 CE = OutputLoss(F.cross_entropy)
 

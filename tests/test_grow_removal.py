@@ -11,9 +11,9 @@ from torch.optim.swa_utils import AveragedModel
 
 from outgrow.grow.gain import mean_loss
 from outgrow.grow.objective import OutputLoss
-from outgrow.grow.panel import Setup
 from outgrow.grow.removal import RemovalPanel, can_lose, losable, losses
 from outgrow.grow.sample import Batch, Sample
+from outgrow.grow.setup import Setup
 from outgrow.grow.step import StepLoss
 from outgrow.models.seed import Seed
 from outgrow.net.axes import axes, find_axis

@@ -22,12 +22,13 @@ from outgrow.net.axes import axes, find_axis
 from outgrow.net.axis import Axis
 from outgrow.net.copies import Init, divided, fresh, twins
 from outgrow.net.edit import Change, Division
+from outgrow.net.enlarge import widen
 from outgrow.net.inputs import Example
 from outgrow.net.newborns import BIRTHS
 from outgrow.net.preserve import change, outputs
 from outgrow.net.surgery import tensors_of
 from outgrow.net.widen import apply_, widen_
-from outgrow.net.widening import Copies, Widening, undivided, widen
+from outgrow.net.widening import Copies, Widening, undivided
 
 
 class Grouped(nn.Module):

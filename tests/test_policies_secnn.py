@@ -14,18 +14,20 @@ from torch import nn
 
 from outgrow import Grower
 from outgrow.errors import InputError
+from outgrow.grow.block_panel import BlockPanel
 from outgrow.grow.budget import Budget, Cost
 from outgrow.grow.check import check
 from outgrow.grow.diagonal import diagonal_score
 from outgrow.grow.event import Candidate, Event, Growth
 from outgrow.grow.kink import Halfway
 from outgrow.grow.objective import OutputLoss
-from outgrow.grow.panel import BlockPanel, Setup, UnitPanel
 from outgrow.grow.policies.secnn import Secnn
 from outgrow.grow.policies.senn import Senn
 from outgrow.grow.policy import Plan, Present, Situation, Timetable
 from outgrow.grow.proposals import PASSES, PROPOSALS
 from outgrow.grow.sample import Batch, Sample
+from outgrow.grow.setup import Setup
+from outgrow.grow.unit_panel import UnitPanel
 from outgrow.models.seed import Seed
 from outgrow.net.axes import axes
 from outgrow.net.cost import flops_by_weight

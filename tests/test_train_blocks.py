@@ -266,7 +266,7 @@ def test_the_cost_of_a_check_is_known_before(name, sample):
     event = grower.check([data_of(name, 2 * sample)])
     assert event.candidates
     assert event.examples == sample
-    operations = replace(grower_of(name, sample=sample)._work, start=0.0).effort(sample).flops
+    operations = replace(grower_of(name, sample=sample)._now.work, start=0.0).effort(sample).flops
     assert operations <= effort.flops  # which also counts what starting modules costs in the FLOPs of that time
     assert 0.5 < operations / event.flops < 2
 

@@ -13,7 +13,8 @@ from outgrow.grow.budget import Budget
 from outgrow.grow.policies.proportional import Proportional
 from outgrow.grow.policy import Decision, Plan
 from outgrow.net.cost import flops, parameters
-from outgrow.train import grower as grower_module
+from outgrow.train import growing as growing_module
+from outgrow.train import inventory as inventory_module
 from outgrow.train.folder import RunFolder
 from outgrow.train.grower import Grower
 from outgrow.train.recipe import Recipe
@@ -79,7 +80,7 @@ def test_no_event_exceeds_the_latency(name, monkeypatch):
         calls.append(model)
         return 1e-4 + 1e-7 * parameters(model)
 
-    monkeypatch.setattr(grower_module, "latency", latency)
+    monkeypatch.setattr(inventory_module, "latency", latency)
     limit = 1e-4 + 1e-7 * 3 * cost_of(name)[0]
     grower = grower_of(name, max_latency=limit)
     for event in growing(grower, name):
@@ -90,7 +91,7 @@ def test_no_event_exceeds_the_latency(name, monkeypatch):
 
 
 def test_nothing_is_timed_where_latency_is_not_limited(monkeypatch):
-    monkeypatch.setattr(grower_module, "latency", lambda model, example: pytest.fail("it was measured"))
+    monkeypatch.setattr(inventory_module, "latency", lambda model, example: pytest.fail("it was measured"))
     grower = grower_of("mlp", max_params=2_000)
     assert next(iter(growing(grower, "mlp"))).growths
     assert grower.cost().latency is None
@@ -116,7 +117,7 @@ def test_a_budget_of_just_the_seed_is_spent(name):
     ],
 )
 def test_a_seed_above_a_budget_is_refused(budget, message, monkeypatch):
-    monkeypatch.setattr(grower_module, "latency", lambda model, example: 0.002)
+    monkeypatch.setattr(inventory_module, "latency", lambda model, example: 0.002)
     with pytest.raises(InputError) as error:
         grower_of("mlp", **budget)
     assert message in str(error.value)
@@ -315,7 +316,7 @@ def test_a_check_whose_edits_fail_is_counted_once(tmp_path, monkeypatch):
     def stubborn(*args, **kwargs):
         raise EditError("it won't")
 
-    monkeypatch.setattr(grower_module, "apply_", stubborn)
+    monkeypatch.setattr(growing_module, "apply_", stubborn)
     records = []
     total = trainer_of(tmp_path, policy=POLICIES["proportional"], records=records).run()["total"]
     events = [record for record in records if "event" in record]

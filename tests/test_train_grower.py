@@ -11,12 +11,12 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from outgrow.errors import EditError, InputError
-from outgrow.grow.event import Event
+from outgrow.grow.event import Event, Growth
 from outgrow.grow.policies.proportional import Proportional
 from outgrow.grow.policy import Decision, Plan
 from outgrow.models.seed import Seed
 from outgrow.net.cost import flops, parameters
-from outgrow.train import grower as grower_module
+from outgrow.train import growing as growing_module
 from outgrow.train.grower import Grower
 
 LINE = re.compile(
@@ -100,7 +100,7 @@ def test_the_budget_is_never_exceeded(budget):
 
 
 def test_the_printed_line_of_the_readme():
-    growth = grower_module.Growth("widen", "layer2.conv1", 8, 24, 32, 0.021, 0.003, 0.02, 0.0, 1152)
+    growth = Growth("widen", "layer2.conv1", 8, 24, 32, 0.021, 0.003, 0.02, 0.0, 1152)
     event = Event(1, 0.1, (), (growth,), 100, 1252, "due", 0.1, 10)
     assert str(event) == ("grew layer2.conv1 24 -> 32: gain 0.0210 +- 0.0030 nats, realised 0.0200, +1,152 parameters")
 
@@ -256,14 +256,14 @@ def test_nothing_happens_while_the_policy_waits():
 
 def test_an_axis_whose_edit_fails_is_frozen_and_the_run_goes_on(monkeypatch):
     model, optimizer, x, y, grower = trained(policy=Every(2, 2))
-    original = grower_module.apply_
+    original = growing_module.apply_
 
     def stubborn(model, found, widenings, **kwargs):
         if any(widening.axis.name == "0" for widening in widenings):
             raise EditError("axis 0 won't")
         return original(model, found, widenings, **kwargs)
 
-    monkeypatch.setattr(grower_module, "apply_", stubborn)
+    monkeypatch.setattr(growing_module, "apply_", stubborn)
     event = grower.check([(x, y)])
     assert [growth.where for growth in event.growths] == ["2"]
     assert (model[0].out_features, model[2].out_features) == (3, 5)

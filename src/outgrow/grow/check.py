@@ -9,12 +9,14 @@ from torch import Tensor, nn
 from outgrow.errors import InputError
 from outgrow.grow.additions import ceiling
 from outgrow.grow.block import can_try_place
+from outgrow.grow.block_panel import Block, BlockPanel
 from outgrow.grow.event import Candidate
-from outgrow.grow.panel import Block, BlockPanel, Setup, UnitPanel, Units
 from outgrow.grow.policy import Decision, Plan, Policy, Present, Situation
 from outgrow.grow.removal import Losing, RemovalPanel, losable
 from outgrow.grow.sample import examples_in
+from outgrow.grow.setup import Setup
 from outgrow.grow.trial import tried
+from outgrow.grow.unit_panel import UnitPanel, Units
 from outgrow.grow.unseen import unseen_blocks, unseen_units
 from outgrow.net.preserve import frozen_state
 from outgrow.net.remove import Values

@@ -35,6 +35,7 @@ from outgrow.net.preserve import frozen_state
 EPS = 1e-16  # [loss^2 / weight^2] added to F_ii: gradients below Adam's eps, 1e-8, count as none, as rounding is there
 CHUNK_ENTRIES = 2**22  # of gradients of single examples, at once: what fits caches
 COUPLING = 0.03  # of the gradient's scale: how far those of single examples may miss it, by rounding in half precision
+DIAGONAL_PASSES = 6  # over part A, in forward passes: gradients of the batches, and of single examples
 
 _INSTEAD = "give step(model, batch) in place of the loss: batches then stand for examples"
 

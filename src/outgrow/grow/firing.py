@@ -11,8 +11,8 @@ from outgrow.grow.sample import Batch, examples_in
 from outgrow.grow.selection import DEAD
 from outgrow.net.axis import Axis
 from outgrow.net.edit import Change, grid
+from outgrow.net.fresh import fresh_entries
 from outgrow.net.surgery import tensors_of
-from outgrow.net.widening import fresh_entries
 
 
 @torch.no_grad()

@@ -10,8 +10,9 @@ from outgrow.grow.objective import Objective
 from outgrow.grow.sample import Batch
 from outgrow.grow.splitting import split
 from outgrow.net.axis import Axis
+from outgrow.net.fresh import fresh_entries
 from outgrow.net.surgery import tensors_of
-from outgrow.net.widening import Widening, fresh_entries
+from outgrow.net.widening import Widening
 
 POOL = 2  # units in a mixed pool for each one that is wanted: one closed form, half a split one, half a random one
 

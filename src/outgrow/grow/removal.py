@@ -18,9 +18,9 @@ from outgrow.grow.event import Candidate
 from outgrow.grow.losing import cheapest, readers_of, stand_ins
 from outgrow.grow.moments import Moments, take_moments
 from outgrow.grow.objective import Objective, OutputLoss
-from outgrow.grow.panel import Setup
 from outgrow.grow.precision import full_precision, upcast
 from outgrow.grow.sample import Batch, examples_in
+from outgrow.grow.setup import Setup
 from outgrow.grow.trial import can_try
 from outgrow.grow.weights import weights_of
 from outgrow.net.axis import Axis

@@ -8,11 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from outgrow.errors import InputError
+from outgrow.grow.block_panel import Block
 from outgrow.grow.event import Candidate
-from outgrow.grow.panel import UNKNOWN, Block, Setup, Units
+from outgrow.grow.judged import UNKNOWN
 from outgrow.grow.proposals import PASSES, propose_all
 from outgrow.grow.sample import examples_in, rows_in
+from outgrow.grow.setup import Setup
 from outgrow.grow.stage import Stage
+from outgrow.grow.unit_panel import Units
 from outgrow.net.axis import Axis
 from outgrow.net.cost import flops, flops_after, parameters, parameters_after
 from outgrow.net.deepen import deepen_, prepared

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from outgrow.net.axis import Axis
 from outgrow.net.edit import Edit
+from outgrow.net.enlarge import widen
 from outgrow.net.graph import rounding
 from outgrow.net.inputs import Example, call
 from outgrow.net.moves import PARTS
@@ -28,7 +29,7 @@ from outgrow.net.preserve import (
 )
 from outgrow.net.setting import Scaled
 from outgrow.net.trace import Shaped, Trace
-from outgrow.net.widening import Widening, widen
+from outgrow.net.widening import Widening
 
 EXACT = 1e-10  # of the output's scale: rounding of sums in another order, where all values are float64
 MOST_TRIES = 40  # runs of the model for one kind of axis

@@ -23,8 +23,9 @@ from torch import Tensor, nn
 
 from outgrow.errors import GrowthError
 from outgrow.net.axis import Axis, Member
+from outgrow.net.fresh import fresh_entries
 from outgrow.net.surgery import tensors_of
-from outgrow.net.widening import Copies, Widening, fresh_entries
+from outgrow.net.widening import Copies, Widening
 
 UNEVEN = 0.5  # weights of those that divide a unit are drawn from 1 +- this, then normed: 0.25 to 0.75 between two
 

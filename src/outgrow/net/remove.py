@@ -20,8 +20,8 @@ from outgrow.net.follow import followed
 from outgrow.net.gains import Gain
 from outgrow.net.inputs import Example
 from outgrow.net.preserve import measured
+from outgrow.net.resize import resized_
 from outgrow.net.surgery import replace_, tensors_of
-from outgrow.net.widening import resized_
 
 Values = Mapping[str, Tensor]
 """Other values of tensors by name, in the shapes that they have before a removal."""

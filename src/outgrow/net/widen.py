@@ -12,11 +12,12 @@ from outgrow.net.axes import axes, find_axis
 from outgrow.net.axis import Axis
 from outgrow.net.copies import INITS
 from outgrow.net.edit import Edit
+from outgrow.net.enlarge import widen
 from outgrow.net.follow import followed
 from outgrow.net.inputs import Example
 from outgrow.net.preserve import verified
 from outgrow.net.surgery import tensors_of
-from outgrow.net.widening import Widening, widen
+from outgrow.net.widening import Widening
 
 
 def apply_(

@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import pairwise
 from typing import Any, get_args
 
 import torch
@@ -12,35 +11,27 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
-from outgrow.errors import EditError, GrowthError, InputError
-from outgrow.grow.block import can_try_place
+from outgrow.errors import InputError
 from outgrow.grow.budget import Budget, Cost
 from outgrow.grow.check import Verdict, add_unseen, check
 from outgrow.grow.curvature import Loss
-from outgrow.grow.effort import START_FLOPS, Effort, Workload, loads_of
+from outgrow.grow.effort import Effort
 from outgrow.grow.event import Event, Growth
 from outgrow.grow.moments import Convention, Fisher, demand_known
-from outgrow.grow.panel import Block, Setup, Units
 from outgrow.grow.policies.proportional import Proportional
 from outgrow.grow.policy import Plan, Policy, Situation
 from outgrow.grow.precision import full_precision
 from outgrow.grow.proposals import PASSES, demanded
-from outgrow.grow.removal import Losing
-from outgrow.grow.sample import Sample, chunk_of, device_of, draw, draw_batches, few, rows_in
+from outgrow.grow.sample import Sample, chunk_of, device_of, draw, draw_batches, few
+from outgrow.grow.setup import Setup
 from outgrow.grow.step import Step, objective_of
-from outgrow.grow.trial import can_try
-from outgrow.net.axes import axes
 from outgrow.net.axis import Axis
-from outgrow.net.cost import flops_after, flops_by_weight, parameters, parameters_after
-from outgrow.net.deepen import insert_block_, late_first
-from outgrow.net.edit import Edit
+from outgrow.net.cost import parameters
 from outgrow.net.inputs import Example
-from outgrow.net.latency import latency
 from outgrow.net.newborns import Newborns
 from outgrow.net.place import Place
-from outgrow.net.places import places
-from outgrow.net.remove import shrink_
-from outgrow.net.widen import apply_
+from outgrow.train.growing import Growing, axes_to_try
+from outgrow.train.inventory import Inventory
 
 SAMPLE_BOUNDS = (128, 16_384)  # examples of each part of a check, where its cost decides
 VERIFIED = 32  # examples on which an edit is verified
@@ -138,11 +129,9 @@ class Grower:
         self.before_growth = before_growth
         self.history: list[Event] = []
         self._calls = 0
-        self.axes: list[Axis] = self._find_axes()
-        self._places: list[Place] | None = None
-        self._latency: float | None = None
-        self._failed: dict[str, str] = {}  # places where an insertion moved the function
-        self._look()
+        self.axes: list[Axis] = axes_to_try(model, example)
+        self._failed: dict[str, str] = {}  # places where a block could not be inserted, and why
+        self._now = self._look()
         self._generator = torch.Generator().manual_seed(seed)
         owned = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
         if check_flops is not None and not check_flops > 0:
@@ -169,39 +158,36 @@ class Grower:
     @property
     def flops(self) -> int:
         """Forward FLOPs of one example of the model as it is now."""
-        return sum(self._counts.values())
+        return self._now.flops
 
     def cost(self) -> Cost:
         """Return what the model costs as it is now; its latency is measured where the budget limits it."""
-        if self.budget.max_latency is not None and self._latency is None:
-            self._latency = latency(self.model, self.example)
-        return Cost(parameters(self.model), self.flops, self._latency)
+        return self._now.cost(timed=self.budget.max_latency is not None)
 
     @property
     def start_flops(self) -> float:
         """What starting one pass through the model costs, in the FLOPs that could be done meanwhile."""
-        return self._work.start
+        return self._now.work.start
 
     @property
     def places(self) -> list[Place]:
         """Every place of the model as it is now where a block can be tried; looked for when first asked."""
-        if self._places is None:
-            self._places = [place for place in places(self.model, self.example) if not can_try_place(self.model, place)]
-        return [place for place in self._places if place.name not in self._failed]
+        return [place for place in self._now.places if place.name not in self._failed]
 
     def effort(self) -> Effort:
         """Return how many examples and positions the next check reads, and what it costs, before it starts."""
+        work = self._now.work
         if self.check_flops is None:
-            return self._work.effort(self.sample)
-        found = self._work.affordable(self.check_flops, *SAMPLE_BOUNDS)
-        return found if found.examples >= SAMPLE_BOUNDS[0] else self._work.effort(SAMPLE_BOUNDS[0], 0)
+            return work.effort(self.sample)
+        found = work.affordable(self.check_flops, *SAMPLE_BOUNDS)
+        return found if found.examples >= SAMPLE_BOUNDS[0] else work.effort(SAMPLE_BOUNDS[0], 0)
 
     def check_operations(self) -> int:
         """Return about how many floating-point operations the next check takes, without those lost while modules start.
 
         At most: of positions it may read fewer.
         """
-        return replace(self._work, start=0.0).effort(self.effort().examples).flops
+        return replace(self._now.work, start=0.0).effort(self.effort().examples).flops
 
     def situation(self, progress: float | None = None, epoch: float | None = None) -> Situation:
         """Return what a policy sees now; see `check`."""
@@ -290,24 +276,10 @@ class Grower:
 
     def _cost_with(self, cost: Cost, units: Mapping[str, int]) -> Cost:
         """What the model would cost with more units; `cost` is what it costs now."""
-        params = parameters_after(self.model, self.axes, units)
-        return cost.after(params, flops_after(self.model, self.axes, units, self._counts))
+        return self._now.cost_with(cost, self.axes, units)
 
-    def _find_axes(self) -> list[Axis]:
-        """The axes of the model, those that can't be tried fixed."""
-        found = axes(self.model, self.example)
-        return [replace(a, growable=not why, reason=why) for a in found for why in [can_try(self.model, a)]]
-
-    def _look(self) -> None:
-        """Count what depends on the model's sizes."""
-        self._places, self._latency = None, None
-        rows = rows_in(self.example)
-        self._counts = {name: count // rows for name, count in flops_by_weight(self.model, self.example).items()}
-        growable = [axis for axis in self.axes if axis.growable]
-        layers = [member.module for axis in growable for member in axis.consumers]
-        leaves = sum(1 for module in self.model.modules() if next(module.children(), None) is None)
-        loads = loads_of(self.model, dict.fromkeys(layers), self.example)
-        self._work = Workload(loads, self.flops, 1 + len(growable), START_FLOPS * leaves, PASSES[self.proposal])
+    def _look(self) -> Inventory:
+        return Inventory(self.model, self.example, self.axes, PASSES[self.proposal])
 
     def _setup(self, plan: Plan, loader: Iterable[Any]) -> Setup:
         proposal = self.proposal if plan.init is None else demanded(plan.init)
@@ -323,7 +295,7 @@ class Grower:
             model=self.model,
             axes=self.axes,
             places=self.places if plan.blocks else (),
-            counts=self._counts,
+            counts=self._now.counts,
             sample=sample,
             objective=self._objective,
             example=self.example,
@@ -339,155 +311,11 @@ class Grower:
         )
 
     def _grow(self, verdict: Verdict, inputs: Example, jump_start: bool) -> tuple[Growth, ...]:
-        """Apply what was decided on."""
-        growths = (
-            *self._widen(verdict.units, inputs),
-            *self._insert(verdict.blocks, inputs),
-            *self._shrink(verdict, inputs),
-        )
-        if jump_start and len(growths) == len(verdict.units) + len(verdict.blocks):
-            self._jump(verdict)
+        """Do what was decided on."""
+        growing = Growing(self.model, self.axes, self.example, inputs, self.optimizer, self.averages, self._generator)
+        growths = growing.apply(verdict, jump_start)
+        self.axes = growing.axes
+        self._failed |= growing.failed
         if growths:
-            self._look()
+            self._now = self._look()
         return growths
-
-    @torch.no_grad()
-    def _jump(self, verdict: Verdict) -> None:
-        """Take the steps that the gains stand for."""
-        for name, step in verdict.step.items():
-            self.model.get_parameter(name).add_(step)
-        for block in verdict.blocks:
-            for name, value in block.written(self.model).items():
-                self.model.get_parameter(name).copy_(value)
-
-    def _widen(self, chosen: Sequence[Units], inputs: Example) -> tuple[Growth, ...]:
-        """Add units in one edit; where that fails, without those that fail alone, whose axes are frozen."""
-        if not chosen:
-            return ()
-        try:
-            return self._widened(chosen, self._edit(chosen, inputs))
-        except EditError as error:
-            failed = {one.widening.axis.name: why for one in chosen if (why := self._failure(one, inputs))}
-            failed = failed or {chosen[-1].widening.axis.name: str(error)}  # each one alone would do, not all together
-        self.axes = [
-            replace(axis, growable=False, reason=failed[axis.name]) if axis.name in failed else axis
-            for axis in self.axes
-        ]
-        return self._widen([one for one in chosen if one.widening.axis.name not in failed], inputs)
-
-    def _failure(self, one: Units, inputs: Example) -> str:
-        """Why units can't be added by themselves, or an empty string."""
-        try:
-            self._edit([one], inputs).undo()
-        except EditError as error:
-            return str(error)
-        return ""
-
-    def _edit(self, chosen: Sequence[Units], inputs: Example) -> Edit:
-        return apply_(
-            self.model,
-            self.axes,
-            [one.widening for one in chosen],
-            inputs=inputs,
-            optimizer=self.optimizer,
-            averages=self.averages,
-            generator=self._generator,
-        )
-
-    def _widened(self, chosen: Sequence[Units], edit: Edit) -> tuple[Growth, ...]:
-        growths = []
-        for i, one in enumerate(chosen):
-            without = [{c.widening.axis.name: -c.widening.units for c in chosen[j:]} for j in (i, i + 1)]
-            before, after = (parameters_after(self.model, edit.axes, units) for units in without)
-            axis, units = one.widening.axis, one.widening.units
-            growths.append(
-                Growth(
-                    kind="widen",
-                    where=axis.name,
-                    units=units,
-                    size_before=axis.size,
-                    size_after=axis.size + units,
-                    gain=one.gain.gain,
-                    se=one.gain.se,
-                    realised=one.realised,
-                    moved=edit.moved if edit.moved is not None else 0.0,
-                    params=after - before,
-                )
-            )
-        self.axes = edit.axes
-        return tuple(growths)
-
-    def _insert(self, blocks: Sequence[Block], inputs: Example) -> tuple[Growth, ...]:
-        """Insert blocks, the last place first; where one fails, go on without it. Axes are found anew."""
-        growths = []
-        order = [place.name for place in late_first(self.model, [block.place for block in blocks])]
-        for block in sorted(blocks, key=lambda block: order.index(block.place.name)):
-            try:
-                edit = insert_block_(
-                    self.model,
-                    block.insertion,
-                    example=inputs,
-                    optimizer=self.optimizer,
-                    averages=self.averages,
-                )
-            except GrowthError as error:
-                self._failed[block.place.name] = str(error)
-                continue
-            growths.append(
-                Growth(
-                    kind="insert",
-                    where=block.place.name,
-                    units=1,
-                    size_before=0,
-                    size_after=1,
-                    gain=block.gain.gain,
-                    se=block.gain.se,
-                    realised=block.realised,
-                    moved=edit.moved if edit.moved is not None else 0.0,
-                    params=block.params,
-                )
-            )
-        if growths:
-            self.axes = self._find_axes()
-        return tuple(growths)
-
-    def _shrink(self, verdict: Verdict, inputs: Example) -> tuple[Growth, ...]:
-        """Remove units in one edit, what stays standing in for them."""
-        if not verdict.losing:
-            return ()
-        edit = shrink_(
-            self.model,
-            self.axes,
-            [one.removal for one in verdict.losing],
-            verdict.values(self.model),
-            inputs=inputs,
-            optimizer=self.optimizer,
-            averages=self.averages,
-            own=[verdict.values(average.module) for average in self.averages],
-        )
-        self.axes = edit.axes
-        return tuple(
-            Growth(
-                kind="remove",
-                where=one.removal.axis.name,
-                units=len(one.removal.units),
-                size_before=one.removal.axis.size,
-                size_after=one.removal.axis.size - len(one.removal.units),
-                gain=one.gain,
-                se=one.se,
-                realised=one.gain,
-                moved=edit.moved if edit.moved is not None else 0.0,
-                params=params,
-            )
-            for one, params in zip(verdict.losing, self._freed(edit, verdict.losing), strict=True)
-        )
-
-    def _freed(self, edit: Edit, losing: Sequence[Losing]) -> list[int]:
-        """The parameters that each removal of an edit added, below zero, taken in order."""
-        sizes = [
-            parameters_after(
-                self.model, edit.axes, {one.removal.axis.name: len(one.removal.units) for one in losing[done:]}
-            )
-            for done in range(len(losing) + 1)
-        ]
-        return [after - before for before, after in pairwise(sizes)]

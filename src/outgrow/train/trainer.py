@@ -24,6 +24,7 @@ from outgrow.grow.policy import Policy, Timetable
 from outgrow.models.seed import Seed
 from outgrow.net.cost import parameters
 from outgrow.net.surgery import tensors_of
+from outgrow.train.account import Account, Course, check_allowance
 from outgrow.train.average import SETTLE_BATCHES, averaged, restart_, settle_statistics_
 from outgrow.train.evaluate import METRICS, StandardizedMSE, evaluate
 from outgrow.train.family import Family
@@ -31,11 +32,6 @@ from outgrow.train.folder import RunFolder
 from outgrow.train.grower import Grower
 from outgrow.train.recipe import Recipe
 
-CHECK_SHARE = 0.02  # of the cost of training, for as many examples as that buys
-FREE_FLOPS, FREE_SHARE = 6e9, 0.04  # what a check of a short run may take: 0.1 s on two cores, or that share
-MOST_CHECK_SHARE = 0.08  # for the least examples; where even they cost more, there are fewer events
-CHECK_MARGIN = 2  # times what a check may take by what is known, set aside for it where training FLOPs are limited
-STEPS_BETWEEN = 50  # at least, between two events: new units need some training before the next come
 CHUNK = 256  # examples at once where nothing is trained
 FINITE_EVERY = 16  # steps between two looks whether the loss is finite
 
@@ -91,7 +87,7 @@ class Trainer:
         self._data, self._recipe, self._folder, self._device = dataset, recipe, folder, device
         self._on_record, self._on_step, self._seed = on_record, on_step, seed
         self._policy_name = policy_name
-        self._budget, self._max_train_flops = budget or Budget(), max_train_flops
+        self._budget = budget or Budget()
         torch.manual_seed(seed)
         self._network = network
         self._model = network.build().to(device)
@@ -109,10 +105,17 @@ class Trainer:
             drop_last=True,
             generator=torch.Generator().manual_seed(seed),
         )
-        self._steps = recipe.epochs * len(self._train)
         plain = partial(self._batches, dataset.train, CHUNK, shuffle=True)
         self._plain = plain(generator=torch.Generator().manual_seed(seed + 1))
         self._full = plain(generator=torch.Generator().manual_seed(seed + 2), drop_last=True)
+        self._course = Course(
+            steps=recipe.epochs * len(self._train),
+            batch_size=self._train.batch_size,
+            saving=min(len(self._full), SETTLE_BATCHES) * self._full.batch_size,
+            share=recipe.share,
+            events=recipe.events,
+        )
+        self._account = Account(self._course, max_train_flops)
         self._grower = Grower(
             self._model,
             self._optimizer,
@@ -124,14 +127,11 @@ class Trainer:
             before_growth=self._before_growth,
             seed=seed,
         )
-        self._spent: dict[str, Any] = {"train_flops": 0, "check_seconds": 0.0, "check_flops": 0}
-        self._counted = 0  # FLOPs of running checks that are counted already
-        self._expected = 0  # operations of a check of the network as it is, about; 0 where they were not looked up
-        self._dearest = 1.0  # what a check took, as a multiple of what it was expected to take, at most so far
         self._step = 0
         self._grower.budget = self._budget
         try:
-            self._demand_affordable()
+            self._budget.demand_room(self._grower.cost())
+            self._account.demand_affordable(self._grower.flops, recipe.epochs)
         except InputError as error:
             widths = " ".join(map(str, network.widths))
             raise InputError(f"{error}: raise it, or start with smaller widths than {widths}") from error
@@ -186,7 +186,7 @@ class Trainer:
                 self._demand_finite(float(total))
             self._check()
             for group in self._optimizer.param_groups:
-                group["lr"] = self._recipe.rate_at((self._step + 0.5) / self._steps)
+                group["lr"] = self._recipe.rate_at((self._step + 0.5) / self._course.steps)
             self._model.train()
             loss = self._loss(self._model(x), y)
             self._optimizer.zero_grad(set_to_none=True)
@@ -196,7 +196,7 @@ class Trainer:
             total += loss.detach()
             count += 1
             self._step += 1
-            self._spent["train_flops"] += 3 * self._grower.flops * len(y)
+            self._account.train(self._grower.flops, len(y))
             self._on_step(self._step)
         return float(total) / count
 
@@ -208,103 +208,52 @@ class Trainer:
         return DivergedError(f"the loss was no longer finite at step {self._step:,}: lower the learning rate")
 
     def _check(self) -> None:
-        """Let the network grow if it is time."""
-        training = self._training_flops(self._events)
-        self._grower.check_flops = max(CHECK_SHARE * training, min(FREE_FLOPS, FREE_SHARE * training))
-        if not self._can_check():
+        """Let the network grow if it is time, and what is left of the training FLOPs is enough."""
+        grower, account = self._grower, self._account
+        training = self._course.training(self._events, grower.flops, grower.start_flops)
+        grower.check_flops = check_allowance(training)
+        most = account.most_after_check(grower.flops, self._step, grower.check_operations)
+        if not most:
             return
-        seen, epoch = len(self._grower.history), self._step / len(self._train)
+        self._limit_growth(most)
+        seen, epoch = len(grower.history), self._step / len(self._train)
         try:
-            self._grower.check(self._plain, self._step / self._steps, epoch)
+            grower.check(self._plain, self._step / self._course.steps, epoch)
         except FloatingPointError as error:
             raise self._diverged() from error
-        events = self._grower.history[seen:]
-        self._count_check(sum(event.flops for event in events) - self._counted)
-        self._counted = 0
-        if events and self._expected:
-            self._dearest = max(self._dearest, max(event.flops for event in events) / self._expected)
+        events = grower.history[seen:]
+        account.check(events)
         for event in events:
-            self._spent["check_seconds"] += event.seconds
             if event.growths:
-                self._expected = 0
                 self._good = None  # it has other shapes, and is saved
                 restart_(self._average)
             self._record({**event.to_json(), "epoch": epoch, "step": self._step})
 
-    def _demand_affordable(self) -> None:
-        """Check that the seed is within the budget, and that training it all the way is."""
-        self._budget.demand_room(self._grower.cost())
-        least = self._grower.flops * self._passes_left()
-        if self._max_train_flops is not None and least > self._max_train_flops:
-            raise InputError(
-                f"training the seed for {self._recipe.epochs} epochs takes {least:.3g} FLOPs, more than the budget of "
-                f"{self._max_train_flops:.3g}"
-            )
-
-    def _passes_left(self) -> int:
-        """Return what the rest of the training and saving the last size take, in forward passes of one example."""
-        return 3 * (self._steps - self._step) * self._train.batch_size + self._passes_to_save()
-
-    def _passes_to_save(self) -> int:
-        """Return what the statistics of a saved size take, in forward passes of one example."""
-        return min(len(self._full), SETTLE_BATCHES) * min(CHUNK, len(self._data.train))
-
-    def _can_check(self) -> bool:
-        """Whether a check that changes nothing leaves enough to train to the end; say what a growth has to leave."""
-        if self._max_train_flops is None:
-            return True
-        flops, checking = self._grower.flops, self._checking()
-        left = self._max_train_flops - self._spent["train_flops"] - checking
-        self._limit_flops(left - flops * self._passes_to_save(), checking / flops)
-        return left >= flops * self._passes_left()
-
-    def _checking(self) -> float:
-        """What the next check takes at most, in floating-point operations."""
-        self._expected = self._expected or self._grower.check_operations()
-        return CHECK_MARGIN * self._dearest * self._expected
-
-    def _limit_flops(self, left: float, passes: float) -> None:
-        """Let the network grow as far as training it to the end, and so many passes beside, is affordable."""
-        flops = max(int(left / (self._passes_left() + passes)), 1)
-        self._grower.budget = replace(self._budget, max_flops=min(flops, self._budget.max_flops or flops))
-
-    def _count_check(self, flops: int) -> None:
-        self._spent["check_flops"] += flops
-        self._spent["train_flops"] += flops
+    def _limit_growth(self, most: float) -> None:
+        """Let the network grow to so many forward FLOPs, within its budget."""
+        if math.isfinite(most):
+            limit = min(int(most), self._budget.max_flops or int(most))
+            self._grower.budget = replace(self._budget, max_flops=limit)
 
     def _before_growth(self, verdict: Verdict) -> None:
         """Save the size that is about to grow, once a moment; the check that says so was spent before."""
-        self._count_check(verdict.flops)
-        self._counted += verdict.flops
+        grower, account = self._grower, self._account
+        account.check_early(verdict.flops)
         if self._saved_at != self._step:
             self._save_size()
         self._saved_at = self._step
-        if self._max_train_flops is not None:  # should the policy look again: another check of what has grown
-            left, again = self._max_train_flops - self._spent["train_flops"], 2 * self._checking()
-            self._limit_flops(left, again / self._grower.flops)
-
-    def _training_flops(self, events: int) -> float:
-        """Return what the training costs, for each of the events.
-
-        Costs are counted, not timed, so that seeded runs repeat: FLOPs, and what starting each module takes in their
-        place.
-        """
-        steps = self._steps / events
-        return steps * 3 * (self._grower.flops * self._recipe.batch_size + self._grower.start_flops)
+        self._limit_growth(account.most_after_growth(grower.flops, self._step, grower.check_operations))
 
     def _fitting_events(self) -> int:
         """Return how many events the recipe asks for, or fewer where the run is too short for them."""
-        most = max(min(self._recipe.events, int(self._recipe.share * self._steps / STEPS_BETWEEN)), 1)
         self._grower.check_flops = 1.0  # as little as can be
-        least = self._grower.effort().flops
-        fitting = (n for n in range(most, 1, -1) if least <= MOST_CHECK_SHARE * self._training_flops(n))
-        return next(fitting, 1)
+        return self._course.fitting_events(self._grower.flops, self._grower.start_flops, self._grower.effort().flops)
 
     def _save_size(self, model: nn.Module | None = None) -> None:
         """Save averaged weights with their own BatchNorm statistics, and how good they are."""
         model = self._average.module if model is None else model
         settle_statistics_(model, self._full)
-        self._spent["train_flops"] += self._grower.flops * self._passes_to_save()
+        self._account.save(self._grower.flops)
         entry = self._family.add(
             tensors_of(model),
             {
@@ -313,7 +262,7 @@ class Trainer:
                 "axes": self._grower.sizes,
                 "validation": self._evaluate(model, self._data.validation),
                 "test": self._evaluate(model, self._data.test) if self._data.test is not None else None,
-                "train_flops": self._spent["train_flops"],
+                "train_flops": self._account.train_flops,
                 "seconds": self._seconds(),
                 "joules": None,
                 "epoch": self._step / len(self._train),
@@ -343,11 +292,11 @@ class Trainer:
             "flops": self._grower.flops,
             "axes": self._grower.sizes,
             "epochs": self._recipe.epochs,
-            "steps": self._steps,
+            "steps": self._course.steps,
             "max_params": self._budget.max_params,
             "max_flops": self._budget.max_flops,
             "max_latency": self._budget.max_latency,
-            "max_train_flops": self._max_train_flops,
+            "max_train_flops": self._account.limit,
             "policy": self._policy_name,
             "seed": self._seed,
             "device": self._device,
@@ -365,16 +314,16 @@ class Trainer:
             "epoch": epoch,
             "step": self._step,
             "train_loss": mean,
-            "rate": self._recipe.rate_at(self._step / self._steps),
+            "rate": self._recipe.rate_at(self._step / self._course.steps),
             "validation": self._evaluate(self._model, self._data.validation),
             "params": parameters(self._model),
             "axes": self._grower.sizes,
-            "train_flops": self._spent["train_flops"],
+            "train_flops": self._account.train_flops,
             "seconds": self._seconds(),
         }
 
     def _end(self, reason: str) -> None:
-        totals = {**self._spent, "seconds": self._seconds(), "joules": None}
+        totals = {**self._account.spent(), "seconds": self._seconds(), "joules": None}
         self._family.total = totals
         self._family.write()
         self._record({"record": "end", "reason": reason, "epoch": self._step / len(self._train), **totals})
