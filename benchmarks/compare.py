@@ -1,13 +1,14 @@
 """What the runs of policies.py say: tables, differences with their p-values, and whether what should hold does."""
 
 import math
+import re
 import statistics
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 from cells import grouped, made_with, row, span, spread
 from scipy import stats
-from tasks import DATA_SETS, IMAGES, SIZES, TASKS
+from tasks import DATA_SETS, IMAGES, SIZES, TASKS, WHOLE
 
 DEFAULT = "outgrow"
 CONTROLS = {
@@ -19,10 +20,11 @@ CONTROLS = {
 """Rows that are trained from scratch beside each run of the default, and what tables call them."""
 
 CHOICES = {
-    DEFAULT: "a mixed pool, growth until 30 %, 8 events, tilt 0.25",
+    DEFAULT: "units suited to the axis, growth until 30 %, 8 events, tilt 0.25",
     "outgrow,init=random": "random units",
     "outgrow,init=split": "split units",
     "outgrow,init=closed": "closed-form units",
+    "outgrow,init=mixed": "units of a mixed pool",
     "outgrow,share=0.45": "growth until 45 %",
     "outgrow,share=0.6": "growth until 60 %",
     "outgrow,events=4,most=6": "4 events",
@@ -66,7 +68,7 @@ def choices_table(lines: Sequence[Mapping]) -> str:
     head = ["choice", *(f"{task}: test %, loss (FLOPs, %)" for task in tasks)]
     table = [row(head), row(["---", *["---:"] * len(tasks)])]
     for name, said in CHOICES.items():
-        rows = [runs.get(CONTROLS.get(name) or name.replace(",", ", "), {}) for runs in tasks.values()]
+        rows = [runs.get(CONTROLS.get(name) or ", ".join(parts(name)), {}) for runs in tasks.values()]
         table.append(row([said, *map(choice_cell, rows, map(train_limit, tasks.values()))]))
     runs = [run for rows in tasks.values() for one in rows.values() for run in one.values()]
     counts = sorted({len(one) for rows in tasks.values() for one in rows.values()})
@@ -115,6 +117,11 @@ def matching(rows: Mapping[str, Runs]) -> dict[str, Runs]:
 
     kept = {name: {seed: run for seed, run in runs.items() if fits(run)} for name, runs in rows.items()}
     return {name: runs for name, runs in kept.items() if runs}
+
+
+def parts(row: str) -> list[str]:
+    """The policy of a row and its options; a comma that no name follows belongs to a value."""
+    return re.split(r",(?=\w+=)", row)
 
 
 def label(line: Mapping) -> str:
@@ -195,9 +202,10 @@ def heading(rows: Mapping[str, Runs]) -> str:
     setup, limit = run["setup"], train_limit(rows)
     widths = f" {'-'.join(map(str, setup['widths']))}" if setup["widths"] else ""
     spent = f" and {limit / 1e12:.3g} training TFLOP" if limit else ""
+    examples = setup["examples"] or WHOLE[setup["source"]]
     return (
-        f"**{run['task']}**: {setup['model']}{widths}, {setup['epochs']} epochs, batches of {setup['batch_size']}, "
-        f"at most {setup['max_params']:,} parameters{spent}"
+        f"**{run['task']}**: {setup['model']}{widths}, {examples:,} training examples, "
+        f"{setup['epochs']} epochs, batches of {setup['batch_size']}, at most {setup['max_params']:,} parameters{spent}"
     )
 
 
@@ -277,7 +285,8 @@ def better(default: Runs, runs: Runs) -> tuple[str, bool]:
     p = paired_p(change)
     if not change:
         return "-", False
-    return f"{statistics.mean(change):+.2f}: {probability(p)}", statistics.mean(change) > 0 and (p or math.inf) < SURE
+    sure = p is not None and p < SURE
+    return f"{statistics.mean(change):+.2f}: {probability(p)}", sure and statistics.mean(change) > 0
 
 
 def beaten_by(rows: Mapping[str, Runs]) -> str:

@@ -17,6 +17,7 @@ from torch import nn
 
 from outgrow.data import Dataset, Split
 from outgrow.grow.event import Candidate
+from outgrow.grow.policies.proportional import Proportional
 from outgrow.grow.policy import Decision, Plan, Present, Situation
 from outgrow.models import Seed
 from outgrow.models.resnet import ResNet
@@ -171,7 +172,9 @@ class DueError(Exception):
 
 
 class Stops:
-    """A policy that ends the run where the first check would start."""
+    """A policy that ends the run where the first check would start, of units as the default proposes them."""
+
+    init = Proportional().init
 
     def propose(self, now: Situation) -> None:
         """Raise.

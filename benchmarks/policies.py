@@ -31,11 +31,11 @@ from tasks import SIZES, TASKS, Task
 
 from outgrow.data import Dataset
 from outgrow.grow.budget import Budget
-from outgrow.grow.policies.registry import POLICIES, options_of, policy_of
 from outgrow.models import Seed
-from outgrow.options import settings
+from outgrow.registry import POLICIES, options_of, policy_of
 from outgrow.train.folder import RunFolder
 from outgrow.train.trainer import Record, Trainer
+from outgrow.values import settings
 
 RESULTS = Path(__file__).resolve().parent / "results"
 SHORTER = 0.6  # of the epochs, for the row that trains the default's network for less

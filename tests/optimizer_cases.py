@@ -12,7 +12,7 @@ from outgrow.errors import GrowthError
 from outgrow.net.axes import Axis, axes, find_axis
 from outgrow.net.carry import carry_optimizer_
 from outgrow.net.edit import Change, Edit, Insertion
-from outgrow.net.enlarge import widen
+from outgrow.net.enlargement import widen
 from outgrow.net.newborns import BIRTHS
 from outgrow.net.surgery import insert_, replace_, tensors_of
 from outgrow.net.widening import Widening

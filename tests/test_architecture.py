@@ -14,10 +14,12 @@ SOURCE = Path(outgrow.__file__).parent
 MAY_KNOW = {
     "errors": set(),
     "factory": {"errors"},
+    "option": {"errors"},
+    "values": {"errors"},
     "data": {"errors"},
     "models": {"errors"},
     "net": {"errors", "models"},
-    "grow": {"errors", "factory", "models", "net"},
+    "grow": {"errors", "models", "net"},
     "show": {"errors"},
     "train": {"errors", "net", "grow", "data", "models"},
 }

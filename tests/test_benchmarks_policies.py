@@ -2,6 +2,7 @@
 
 import argparse
 import itertools
+import math
 import re
 import statistics
 import sys
@@ -105,6 +106,50 @@ def test_what_should_hold_is_stated():
         assert (p == "<0.0001" or float(p) < 0.05) == (name == "schedule")
     assert cells[4:] == [compare.spread(leads[SCRATCH], 2), "60 +- 0", "yes"]
     assert "than `schedule` on 1, than `random` on 0 of 1 tasks" in table
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_few_runs_and_rows_that_are_not_there_make_tables(count):
+    few = [run for run in example() if run["seed"] < count]
+    for missing in (None, "outgrow", "schedule", "random", "scratch", "uniform"):
+        found = [run for run in few if run["row"] != missing]
+        found += [line("senn", 0, 0.9, task="mnist"), line("outgrow", 1, 0.9, task="mnist")]  # no pair
+        table = compare.comparison(found)
+        assert [text.split(" |")[0] for text in table.splitlines()].count("| digits") == 1
+        assert "nan" not in table
+        assert drawing.svg(drawing.compared(found))
+        assert compare.choices_table(found)
+    cells = cells_of(table[table.index("| task |") :], "digits")
+    assert (cells[3].split(": ")[1] == "-") == (count == 1)
+    assert cells_of(table, "mnist")[1:] == ["none", "-", "-", "-", "-", "-"]
+
+
+def test_every_task_says_how_many_examples_it_is_trained_on():
+    whole = {"digits": "1,294", "mnist": "54,000", "adult": "29,305", "fashion-mlp": "54,000"}
+    for task in tasks.TASKS:
+        head = compare.heading({"outgrow": {0: line("outgrow", 0, 0.5, task=task)}})
+        assert f", {whole.get(task, '4,000')} training examples, " in head
+
+
+@pytest.mark.parametrize(("p", "sure"), [(None, False), (0.0, True), (0.049, True), (0.05, False), (math.nan, False)])
+def test_a_lead_is_sure_below_the_least_p(monkeypatch, p, sure):
+    monkeypatch.setattr(compare, "paired_p", lambda values: p)
+    rows = compare.latest(example())["digits"]
+    assert compare.better(rows["senn, tau=0.5"], rows["outgrow"])[1] == sure
+    assert not compare.better(rows["outgrow"], rows["senn, tau=0.5"])[1]
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        ("senn", ["senn"]),
+        ("senn,tau=0.5", ["senn", "tau=0.5"]),
+        ("outgrow,bounds=0.5,2,share=0.3", ["outgrow", "bounds=0.5,2", "share=0.3"]),
+        ("secnn,channels=(2, 4),layers=3", ["secnn", "channels=(2, 4)", "layers=3"]),
+    ],
+)
+def test_commas_within_a_value_part_no_options(row, expected):
+    assert compare.parts(row) == expected
 
 
 @pytest.mark.parametrize(("accuracy", "flops"), [(0.954, 60), (0.951, 61)])

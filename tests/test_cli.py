@@ -13,7 +13,7 @@ import pytest
 import outgrow
 from outgrow.cli import main
 from outgrow.errors import InputError
-from outgrow.options import count, seconds, settings
+from outgrow.values import count, seconds, settings
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 
@@ -71,6 +71,18 @@ BAD = {
     "an option that the policy doesn't have": ["grow", "digits", "--policy", "schedule", "--policy-options", "tau=1"],
     "an option that is no number": ["grow", "digits", "--policy-options", "share=half"],
     "an option out of range": ["grow", "digits", "--policy", "senn", "--policy-options", "tau=0"],
+    "a policy's proposal that is none": ["grow", "digits", "--policy-options", "init=foo"],
+    "a policy's proposal that can't be judged": [
+        "grow",
+        "digits",
+        "--policy",
+        "senn",
+        "--policy-options",
+        "init=twins",
+    ],
+    "a policy of a module that fails": ["grow", "digits", "--policy", "failing:Policy"],
+    "a policy of a module that is no Python": ["grow", "digits", "--policy", "broken:Policy"],
+    "pruning said twice": ["grow", "digits", "--prune", "--policy-options", "prune=false"],
     "pruning by a policy that can't": ["grow", "digits", "--policy", "schedule", "--prune"],
     "no epochs": ["grow", "digits", "--epochs", "0"],
     "a negative rate": ["grow", "digits", "--rate", "-1"],
@@ -95,6 +107,8 @@ BAD = {
 @pytest.mark.parametrize("case", BAD)
 def test_bad_input_is_one_line_with_code_2_and_nothing_is_written(here, capsys, case):
     Path("table.csv").write_text("a,y\n" + "\n".join(f"{i},{'no' if i % 3 else 'yes'}" for i in range(60)))
+    Path("failing.py").write_text("raise RuntimeError('no luck\\ntoday')")
+    Path("broken.py").write_text("class Policy(:")
     (here / "taken").mkdir()
     (here / "taken" / "thesis.tex").write_text("mine")
     (here / "foreign" / "sizes").mkdir(parents=True)
@@ -186,6 +200,49 @@ def test_a_run_keeps_its_budgets_and_writes_down_what_decided(here, capsys):
 def test_pruning_is_an_option_of_the_default_policy(here):
     assert main(["grow", "digits", "--model", "mlp", "--epochs", "1", "--out", "run", "--prune"]) == 0
     assert json.loads(Path("run/config.json").read_text())["policy"]["options"]["prune"] is True
+
+
+PLAIN = """
+from __future__ import annotations
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+import pathlib
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Never:
+    log: Path = pathlib.Path("a.log")
+
+    def propose(self, now):
+        return None
+"""
+
+
+def test_a_policy_with_options_that_json_can_not_hold_is_written_down(here):
+    Path("my_never.py").write_text(
+        PLAIN + "    def decide(self, now, candidates, present):\n        raise AssertionError"
+    )
+    own = ["--policy", "my_never:Never"]
+    assert main(["grow", "digits", "--model", "mlp", "--epochs", "1", "--out", "run", *own]) == 0
+    assert json.loads(Path("run/config.json").read_text())["policy"]["options"] == {"log": "a.log"}
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--policy", "senn", "--prune"], "--prune: policy senn has no option 'prune'"),
+        (
+            ["--prune", "--policy-options", "prune=false"],
+            "--prune and --policy-options prune=false: expected one of them",
+        ),
+        (["--prune", "--policy-options", "share=1"], "--prune: prune: expected a share of the run below 1"),
+    ],
+)
+def test_what_is_wrong_with_pruning_is_said_of_pruning(here, capsys, words, said):
+    assert main(["grow", "digits", *words]) == 2
+    assert capsys.readouterr().err.startswith(f"outgrow: {said}")
 
 
 def test_help_does_not_wait_for_torch():

@@ -13,8 +13,8 @@ import pytest
 from outgrow.cli import main
 from outgrow.grow.budget import Budget, Cost
 from outgrow.grow.event import Candidate, Event
-from outgrow.grow.policies.registry import POLICIES, options_of
 from outgrow.grow.policy import Present, Situation, Timetable
+from outgrow.registry import POLICIES, options_of
 
 PAGE = (Path(__file__).resolve().parents[1] / "docs" / "policies.md").read_text()
 POLICY, LOOP = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)

@@ -1,6 +1,7 @@
 """One check: what a policy may decide, and that looking changes nothing."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -169,7 +170,9 @@ def test_what_can_not_be_tried_is_left_out(name):
     fixed = {axis.name: 1 for axis in setup.axes if not axis.growable}
     assert fixed
     verdict = checked(setup, policy, Plan({**fixed, "no such axis": 1}, "odd", ("no such place",)))
-    assert (verdict.candidates, verdict.gain_now, verdict.flops) == ((), 0.0, 0)
+    assert (verdict.candidates, verdict.flops) == ((), 0)
+    assert math.isnan(verdict.gain_now)
+    assert math.isnan(verdict.loss)
     with pytest.raises(InputError):
         checked(setup, Takes({next(iter(fixed)): 1}), Plan(fixed, "odd"))
 
@@ -230,3 +233,19 @@ def test_panels_stand_beside_each_other(name):
     assert [c.where for c in verdict.candidates] == [c.where for c in (*units.candidates, *blocks.candidates)]
     assert verdict.flops == pytest.approx(units.flops + blocks.flops, rel=0.2)
     assert verdict.gain_now >= units.gain_now
+
+
+@pytest.mark.parametrize("kind", ["blocks", "removals", "units"])
+def test_the_loss_is_known_wherever_something_was_judged(kind):
+    setup = setup_of("resnet", n=60)
+    asked = everything(setup)
+    units = dict.fromkeys(asked.units, 1)
+    plan = {"units": Plan(units, ""), "blocks": Plan({}, "", asked.blocks), "removals": Plan({}, "", removals=units)}
+    policy = Takes()
+    verdict = checked(setup, policy, plan[kind])
+    with torch.no_grad():
+        losses = [F.cross_entropy(setup.model.eval()(batch.inputs), batch.target) for batch in setup.sample.b]
+    sizes = [batch.size for batch in setup.sample.b]
+    mean = sum(float(loss) * size for loss, size in zip(losses, sizes, strict=True)) / sum(sizes)
+    assert verdict.loss == policy.seen[0][2].loss == pytest.approx(mean)
+    assert math.isnan(verdict.gain_now) == (kind == "removals")

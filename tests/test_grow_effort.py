@@ -1,15 +1,30 @@
 """What a check costs, against what is counted when it runs."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from outgrow.grow.effort import A_PASSES, B_PASSES, DROPS, WIDER, Load, Workload, loads_of
+from outgrow.grow.effort import (
+    A_PASSES,
+    B_PASSES,
+    DROPS,
+    TRIED,
+    Load,
+    Passes,
+    Workload,
+    loads_of,
+    on_trial,
+    passes_of,
+)
 from outgrow.grow.moments import ROWS_PER_FEATURE, take_moments
 from outgrow.grow.objective import OutputLoss
 from outgrow.grow.patches import has_rows
+from outgrow.grow.policy import Plan
+from outgrow.grow.proposals import NAMES, PASSES
 from outgrow.grow.sample import Batch
 from outgrow.models.seed import Seed
 from outgrow.net.cost import flops
@@ -94,7 +109,8 @@ def test_looking_leaves_the_model_alone():
 WORK = Workload(
     {"conv": Load(145, 16, 1, (64,)), "deep": Load(577, 64, 1, (16, 16)), "head": Load(65, 10, 1, (1,))},
     forward=2_000_000,
-    directions=5,
+    passes=Passes(2e7, 4e7, 30.0),
+    wider=1.5,
     start=6e6,
 )
 
@@ -108,17 +124,49 @@ def test_a_check_keeps_within_its_budget_and_uses_it(budget):
 
 
 def test_more_of_anything_costs_more():
-    base = WORK.effort(256).flops
+    base = WORK.effort(256)
     more = [
         WORK.effort(512),
         WORK.effort(256, 2 * ROWS_PER_FEATURE),
-        Workload(WORK.loads, 4_000_000, 5, 6e6).effort(256),
-        Workload(WORK.loads, 2_000_000, 6, 6e6).effort(256),
-        Workload(WORK.loads, 2_000_000, 5, 7e6).effort(256),
+        replace(WORK, passes=Passes(3e7, 4e7, 30.0)).effort(256),
+        replace(WORK, passes=Passes(2e7, 5e7, 30.0)).effort(256),
+        replace(WORK, wider=1.6).effort(256),
+        replace(WORK, parts=2).effort(256),
     ]
-    assert all(effort.flops > base for effort in more)
-    without = Workload({}, 2_000_000, 5).effort(256).flops
-    assert without == pytest.approx(256 * 2_000_000 * WIDER**2 * (A_PASSES + B_PASSES + 5 * DROPS))
+    assert all(effort.flops > base.flops for effort in more)
+    assert WORK.effort(5_000).start > base.start > replace(WORK, start=5e6).effort(256).start > 0
+    assert replace(WORK, start=0.0).effort(256).flops == base.flops  # what starting costs is no operation
+    assert replace(WORK, loads={}).effort(256).flops == 256 * 6e7
+    assert replace(WORK, loads={}, parts=2).effort(256).flops == 256 * 8e7
+
+
+@pytest.mark.parametrize("rows", [1, 20])
+def test_a_damping_is_chosen_with_factors_of_its_own(rows):
+    load = Load(40, 30, 2, (rows,))
+    more = load.flops(10, rows, 1.5, TRIED) - load.flops(10, rows, 1.5)
+    assert more == pytest.approx((TRIED - 1) * load.flops(0, rows, 1.5))
+
+
+@pytest.mark.parametrize("proposal", NAMES)
+def test_what_a_plan_asks_for_is_counted(proposal):
+    units, blocks = {"0": 2, "2": 3}, ("1", "3")
+
+    def found(units=units, **options):
+        return passes_of(Plan(units, "", **options), proposal, 100, 150, 180)
+
+    judged, scored = found(), found(evidence="score")
+    assert (judged.a, scored.b) == (scored.a, 0.0)
+    assert judged.a == A_PASSES * 150 + PASSES[proposal] * 100
+    assert judged.b == pytest.approx((B_PASSES + 3 * DROPS) * 150)
+    assert found(evidence="none").a == (PASSES[proposal] + 1) * 100 * bool(PASSES[proposal])
+    assert found(diagonal=True).a > judged.a
+    both, alone = found(blocks=blocks), found({}, blocks=blocks)
+    assert (both.a, both.b) == (judged.a + alone.a, judged.b + alone.b)
+    assert found({}, blocks=blocks[:1]).a < alone.a
+    assert found({}, removals={"0": 1}).b < found({}, removals={"0": 1, "2": 1}).b
+    assert found({}) == Passes()
+    assert all(trial >= count for trial, count in zip(on_trial(units, proposal).values(), units.values(), strict=True))
+    assert on_trial(units, "mixed") == {"0": 4, "2": 6}
 
 
 @pytest.mark.parametrize("examples", [1, 32, 128, 1024, 50_000])
@@ -135,7 +183,7 @@ def test_where_the_budget_is_short_positions_go_before_examples():
     rich = WORK.affordable(1e12, least=128)
     assert rich.examples >= 128
     assert rich.positions == WORK.effort(rich.examples).positions
-    budget = WORK.effort(128).flops * 0.8
+    budget = WORK.effort(128).flops * 0.9
     short = WORK.affordable(budget, least=128)
     assert WORK.affordable(budget).examples < 128 <= short.examples
     assert short.flops <= budget

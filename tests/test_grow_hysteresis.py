@@ -45,18 +45,15 @@ def test_an_axis_rests_after_it_grew():
         assert policy.decide(now, [candidate()]) == ({"a": 2} if expected else {})
 
 
-@pytest.mark.parametrize(
-    ("share", "below", "expected"), [(0.2, False, 4), (0.9, False, 16), (0.99, True, 19), (0.01, True, 0)]
-)
-def test_at_most_a_share_goes_and_the_seed_stays(share, below, expected):
-    policy = Hysteresis(share=share, below_seed=below, rest=1)
+@pytest.mark.parametrize(("share", "expected"), [(0.2, 4), (0.9, 16), (0.01, 0)])
+def test_at_most_a_share_goes_and_the_seed_stays(share, expected):
+    policy = Hysteresis(share=share, rest=1)
     assert policy.propose(situation({"a": 20}, GREW, IDLE)).get("a", 0) == expected
 
 
 def test_what_never_grew_is_the_seed():
     now = situation({"a": 20, "b": 20}, GREW, IDLE, IDLE)
     assert set(Hysteresis().propose(now)) == {"a"}
-    assert set(Hysteresis(below_seed=True).propose(now)) == {"a", "b"}
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Panels: what candidates say is what happens when they are applied."""
 
 import copy
+import math
 from dataclasses import replace
 from functools import cache
 
@@ -23,6 +24,7 @@ from outgrow.net.cost import flops, flops_by_weight, parameters
 from outgrow.net.deepen import insert_block_, late_first
 from outgrow.net.places import places
 from outgrow.net.widen import apply_
+from outgrow.net.widening import Widening
 
 
 def mlp():
@@ -250,3 +252,27 @@ def test_blocks_keep_what_they_promise(name):
         assert (block.gain.gain, block.gain.se) == (candidate.gain, candidate.se)
         assert block.realised == candidate.realised
         assert candidate.realised >= KEPT * candidate.gain
+
+
+@pytest.mark.parametrize("judged", [True, False])
+@pytest.mark.parametrize("name", WITH_PLACES)
+def test_every_panel_says_the_loss_that_it_judged_from(name, judged):
+    setup = setup_of(name, judged=judged)
+    expected = mean_loss(copy.deepcopy(setup.model).eval(), setup.sample.b, setup.objective)
+    for panel in (unit_panel(setup), BlockPanel(setup, setup.places)):
+        assert math.isnan(panel.present.loss) != judged
+        assert not judged or panel.present.loss == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_what_is_added_is_what_the_widened_network_has_more(name):
+    setup = setup_of(name)
+    before, units = cost_of(setup.model, setup.example), {}
+    assert setup.added(units) == (0, 0)
+    for axis in [axis for axis in setup.axes if axis.growable]:
+        units[axis.name] = 2
+        widenings = [Widening(axis, 2) for axis in setup.axes if axis.name in units]
+        edit = apply_(setup.model, setup.axes, widenings, inputs=setup.example, generator=setup.generator)
+        after = cost_of(setup.model, setup.example)
+        edit.undo()
+        assert setup.added(units) == (after[0] - before[0], after[1] - before[1])

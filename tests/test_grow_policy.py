@@ -8,11 +8,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from outgrow.errors import InputError
+from outgrow.errors import EditError, InputError
 from outgrow.grow.check import add_unseen, check
 from outgrow.grow.policy import Decision, Plan
 from outgrow.grow.unit_panel import UnitPanel
 from outgrow.net.cost import flops, parameters
+from outgrow.train import grower as grower_module
+from outgrow.train import growing as growing_module
 from outgrow.train.grower import Grower
 from test_grow_check import Takes, everything, situation_of, state_of
 from test_grow_panel import NETS, WITH_PLACES, setup_of, target_of
@@ -259,7 +261,7 @@ def test_a_policy_looks_again_until_nothing_grows(evidence):
     grower, x, y = grower_of("mlp", plan, again=True, before_growth=lambda verdict: saved.append(verdict))
     event = grower.check([(x, y)], 0.25, 1.5)
     assert [len(one.growths) for one in grower.history] == [1, 1, 1, 0]
-    assert grower.history[-1] is event
+    assert grower.history[-2] is event  # the last that changed something
     assert [one.event for one in grower.history] == [1, 2, 3, 4]
     assert {(one.progress, one.epoch) for one in grower.history} == {(0.25, 1.5)}
     assert [now.sizes["0"] for now in grower.policy.situations] == [3, 4, 5, 6]
@@ -284,6 +286,104 @@ def test_a_policy_that_wants_to_look_again_but_adds_nothing_does_not():
     grower, x, y = grower_of("mlp", None, policy=Never(wider))
     assert not grower.check([(x, y)]).growths
     assert len(grower.history) == len(grower.policy.situations) == 1
+
+
+def test_a_policy_that_never_ends_is_told(monkeypatch):
+    monkeypatch.setattr(grower_module, "AGAIN_AT_MOST", 3)
+    grower, x, y = grower_of("mlp", lambda now: wider(now, 1), again=True)
+    with pytest.raises(InputError, match="policy Plans: expected its looks at one moment to end, received again=True"):
+        grower.check([(x, y)])
+    assert len(grower.history) == 3
+
+
+def test_a_block_that_can_not_be_inserted_does_not_cost_the_units_their_look(monkeypatch):
+    def stubborn(*args, **kwargs):
+        raise EditError("it won't")
+
+    def plan(now):
+        here = [event for event in now.history if event.epoch == now.epoch]
+        return Plan({}, "blocks", now.places()[:1]) if not here else wider(now) if len(here) == 1 else None
+
+    monkeypatch.setattr(growing_module, "insert_block_", stubborn)
+    grower, x, y = grower_of("resnet", plan, again=True)
+    before = [place.name for place in grower.places]
+    event = grower.check([(x, y)])
+    assert [growth.kind for growth in event.growths] == ["widen"] * len(event.growths) != []
+    assert [len(one.growths) > 0 for one in grower.history] == [False, True]
+    assert [place.name for place in grower.places] == before[1:]
+
+
+# nonsense
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"evidence": "gains"}, ("evidence", "none, score, gain", "'gains'")),
+        ({"removals": {"0": 1}, "evidence": "none"}, ("evidence", "removals", "'none'")),
+        ({"removals": {"0": 0}}, ("removals of '0'", "whole number above zero", "received 0")),
+        ({"units": {"0": -2}}, ("units of '0'", "whole number above zero", "received -2")),
+        ({"units": {"0": 2.5}}, ("units of '0'", "received 2.5")),
+        ({"units": {"0": "2"}}, ("units of '0'", "received '2'")),
+    ],
+)
+def test_a_plan_that_makes_no_sense_is_refused(options, words):
+    with pytest.raises(InputError) as error:
+        Plan(**{"units": {}, "reason": "nonsense", **options})
+    assert all(word in str(error.value) for word in words)
+
+
+@pytest.mark.parametrize("returned", [Decision({}, "no plan"), {"0": 2}, "wider", 0])
+def test_what_is_no_plan_is_told(returned):
+    grower, x, y = grower_of("mlp", lambda now: returned)
+    with pytest.raises(InputError, match="policy Plans: expected propose to return a Plan or None, received"):
+        grower.check([(x, y)])
+
+
+@pytest.mark.parametrize("returned", [None, {"0": 2}, Plan({}, "no decision")])
+def test_what_is_no_decision_is_told(returned):
+    class Odd(Plans):
+        def decide(self, now, candidates, present):
+            return returned
+
+    grower, x, y = grower_of("mlp", None, policy=Odd(wider))
+    with pytest.raises(InputError, match="policy Odd: expected decide to return a Decision, received"):
+        grower.check([(x, y)])
+
+
+@pytest.mark.parametrize("count", [1.5, 0, 3, "1"])
+def test_a_decision_on_what_is_no_number_of_those_on_trial_is_told(count):
+    class Odd(Plans):
+        def decide(self, now, candidates, present):
+            return Decision({"0": count}, "odd")
+
+    grower, x, y = grower_of("mlp", None, policy=Odd(wider))
+    with pytest.raises(InputError, match=f"policy Odd decided on {count} units of '0', expected 1 to 2"):
+        grower.check([(x, y)])
+
+
+@pytest.mark.parametrize(
+    ("plan", "words"),
+    [
+        (Plan({"typo": 2}, ""), ("axes", "'typo'", "0, ")),
+        (Plan({}, "", removals={"typo": 2}), ("axes", "'typo'")),
+        (Plan({"0": 1}, "", ("typo",)), ("places", "'typo'")),
+    ],
+)
+@pytest.mark.parametrize("look", ["plan", "check"])
+def test_a_plan_with_unknown_names_is_told(plan, words, look):
+    grower, x, y = grower_of("mlp", lambda now: plan)
+    with pytest.raises(InputError) as error:
+        grower.plan() if look == "plan" else grower.check([(x, y)])
+    assert all(word in str(error.value) for word in ("policy Plans: expected", *words))
+    with pytest.raises(InputError, match=r"expected axes among .*, received 'typo'"):
+        grower.situation().fits({"typo": 10**6})
+
+
+def test_an_axis_that_can_not_be_tried_is_left_out():
+    grower, x, y = grower_of("mlp", lambda now: Plan({"0": 1, fixed[0]: 1}, "one of them"))
+    fixed = [axis.name for axis in grower.axes if not axis.growable]
+    assert {growth.where for growth in grower.check([(x, y)]).growths} == {"0"}
 
 
 def test_events_without_again_come_one_by_one_and_count_the_calls():

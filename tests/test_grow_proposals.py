@@ -15,7 +15,7 @@ from outgrow.grow.sample import Batch
 from outgrow.grow.splitting import NOISE, gradient_norms
 from outgrow.grow.trial import Trial
 from outgrow.net.axes import axes
-from outgrow.net.enlarge import widen
+from outgrow.net.enlargement import widen
 from outgrow.net.widening import Widening
 
 CE = OutputLoss(F.cross_entropy)
@@ -200,7 +200,9 @@ def test_modes_of_single_modules_are_left_as_the_user_set_them():
 
 def test_an_unknown_kind_is_named():
     model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
-    with pytest.raises(InputError, match="unknown proposal 'svd': choose one of random, closed, gradmax, split, mixed"):
+    with pytest.raises(
+        InputError, match="unknown proposal 'svd': choose one of random, closed, gradmax, split, suited, mixed"
+    ):
         propose("svd", model, axes(model, torch.zeros(1, 3))[1], 1, [], CE, seeded())
 
 
@@ -351,3 +353,24 @@ def test_a_layer_that_is_wide_has_a_fixed_damping(monkeypatch):
     monkeypatch.setattr("outgrow.grow.weights.WIDE", 3)
     monkeypatch.setattr("outgrow.grow.closed.best_on_the_other", None)
     assert propose("closed", model, found[0], 3, batches, CE, seeded()).rows["0.weight"].shape == (3, 5)
+
+
+def test_suited_units_are_random_behind_a_norm_and_of_the_length_of_the_others_elsewhere():
+    torch.manual_seed(0)
+    normed = nn.Sequential(nn.Linear(6, 4, bias=False), nn.BatchNorm1d(4), nn.ReLU())
+    model = nn.Sequential(normed, nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3)).double()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(20.0)
+    x = torch.randn(100, 6).double()
+    batches = [Batch(x, torch.randint(3, (100,)), 100)]
+    units = {axis: 50 for axis in axes(model, x[:1]) if axis.growable}
+    behind, free = propose_all("suited", model, units, batches, CE, seeded())
+    assert (behind.axis, free.axis) == tuple(units)
+    assert not behind.rows  # drawn as a fresh layer's
+    (rows,) = (rows for name, rows in free.rows.items() if name.endswith("weight"))
+    present = model.get_submodule("1").weight.detach()
+    fresh, copies = rows[:25], rows[25:]
+    torch.testing.assert_close(fresh.norm(dim=1).double(), present.norm(dim=1).mean().expand(25), rtol=1e-5, atol=0)
+    near, far = (torch.cdist(some.double(), present).min(1).values.mean() for some in (copies, fresh))
+    assert float(near) < float(far)  # a unit that is there, but for noise

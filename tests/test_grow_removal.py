@@ -6,12 +6,15 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from outgrow.grow.gain import mean_loss
+from outgrow.grow.losses import losses
 from outgrow.grow.objective import OutputLoss
-from outgrow.grow.removal import RemovalPanel, can_lose, losable, losses
+from outgrow.grow.removal import RemovalPanel, can_lose, losable, shared
 from outgrow.grow.sample import Batch, Sample
 from outgrow.grow.setup import Setup
 from outgrow.grow.step import StepLoss
@@ -93,6 +96,33 @@ def test_the_gain_is_the_difference_of_the_losses(name):
     assert all(torch.equal(value, before[key]) for key, value in setup.model.state_dict().items())
     assert setup.model.training == state
     assert all(p.grad is None or not p.grad.isnan().any() for p in setup.model.parameters())
+
+
+@every_net
+def test_what_several_axes_lose_together_is_measured_and_shared_out(name):
+    setup = setup_of(name)
+    panel = panel_of(setup)
+    cost, base = panel.flops, panel.present.loss
+    assert base == pytest.approx(mean_loss(copy.deepcopy(setup.model).eval(), setup.sample.b, setup.objective))
+    for several in (panel.candidates, panel.candidates[:2], panel.candidates[:1]):
+        chosen, values = panel.chosen({one.where: 2 for one in several})
+        model = applied(setup, [one.removal for one in chosen], values).eval()
+        drop = base - mean_loss(model, setup.sample.b, setup.objective)
+        assert sum(one.realised for one in chosen) == pytest.approx(drop, rel=1e-8, abs=1e-10)
+        assert [one.gain for one in chosen] == [one.gain for one in several]
+        assert panel.flops > cost or len(several) == 1
+        cost = panel.flops
+
+
+@settings(deadline=None)
+@given(st.lists(st.floats(-1, 1), min_size=1, max_size=5), st.floats(-1, 1))
+def test_shares_of_a_drop_have_it_as_their_sum(alone, together):
+    found = shared(alone, together)
+    assert sum(found) == pytest.approx(together, abs=1e-12)
+    if all(one > 0.01 for one in alone):
+        ratios = [share / one for share, one in zip(found, alone, strict=True)]
+        assert ratios == pytest.approx([ratios[0]] * len(alone))
+    assert shared(alone, sum(alone)) == pytest.approx(alone, abs=1e-12)
 
 
 def test_the_standard_error_is_that_of_paired_examples():

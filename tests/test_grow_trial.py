@@ -17,7 +17,7 @@ from outgrow.grow.sample import Batch
 from outgrow.grow.trial import DAMPING, Trial, can_try, tried
 from outgrow.models.seed import Seed
 from outgrow.net.axes import axes
-from outgrow.net.enlarge import widen
+from outgrow.net.enlargement import widen
 from outgrow.net.widening import Widening
 
 CE = OutputLoss(F.cross_entropy)

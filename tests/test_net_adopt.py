@@ -8,7 +8,7 @@ from net_cases import CASES
 from optimizer_cases import seed
 from outgrow.net.axes import axes, find_axis
 from outgrow.net.carry import adopt_shapes_
-from outgrow.net.enlarge import widen
+from outgrow.net.enlargement import widen
 from outgrow.net.widening import Widening
 
 

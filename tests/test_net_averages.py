@@ -14,7 +14,7 @@ from outgrow.errors import GrowthError
 from outgrow.net.axes import axes, find_axis
 from outgrow.net.carry import carry_average_
 from outgrow.net.edit import Edit
-from outgrow.net.enlarge import widen
+from outgrow.net.enlargement import widen
 from outgrow.net.setting import Setting
 from outgrow.net.surgery import insert_
 from outgrow.net.widening import Widening

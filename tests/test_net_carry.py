@@ -11,7 +11,7 @@ from optimizer_cases import EDITS, Make, carried, every_edit, every_optimizer, o
 from optimizer_snapshot import everything_in
 from outgrow.net.axes import axes, find_axis
 from outgrow.net.edit import Edit
-from outgrow.net.enlarge import widen
+from outgrow.net.enlargement import widen
 from outgrow.net.widening import Widening
 
 

@@ -20,9 +20,9 @@ from outgrow.grow.sample import Batch
 from outgrow.grow.trial import Trial
 from outgrow.net.axes import axes, find_axis
 from outgrow.net.axis import Axis
-from outgrow.net.copies import Init, divided, fresh, twins
 from outgrow.net.edit import Change, Division
-from outgrow.net.enlarge import widen
+from outgrow.net.enlargement import widen
+from outgrow.net.inits import Init, divided, fresh, twins
 from outgrow.net.inputs import Example
 from outgrow.net.newborns import BIRTHS
 from outgrow.net.preserve import change, outputs

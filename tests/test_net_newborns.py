@@ -30,7 +30,7 @@ from optimizer_cases import (
 )
 from outgrow.net.axes import axes, find_axis
 from outgrow.net.edit import Change, Edit
-from outgrow.net.enlarge import widen
+from outgrow.net.enlargement import widen
 from outgrow.net.laws import LAWS
 from outgrow.net.newborns import BIRTHS, Newborns
 from outgrow.net.surgery import replace_

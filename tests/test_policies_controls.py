@@ -140,6 +140,21 @@ def test_all_axes_grow_by_one_factor():
     assert 0 < max(factors) < min(factors) + 0.03  # of the smallest axis, one unit is 0.033
 
 
+def test_where_rounding_leaves_nothing_the_unit_comes_in_that_takes_least_of_what_is_limited():
+    def cost_with(units):  # of a, parameters are cheap and FLOPs dear
+        a, b = units.get("a", 0), units.get("b", 0)
+        return Cost(200 + 5 * a + 50 * b, 1_000 + 500 * a + 100 * b)
+
+    for budget, expected in (
+        (Budget(max_flops=1_400), {"b": 1}),
+        (Budget(max_params=240), {"a": 1}),
+        (Budget(max_flops=1_510, max_params=220), {"a": 1}),
+        (Budget(max_flops=1_099), {}),
+    ):
+        now = Situation({"a": 2, "b": 2}, cost_with({}), cost_with, budget=budget, progress=0.1)
+        assert Schedule(events=5_000).units(now) == expected
+
+
 def test_where_rounding_leaves_nothing_one_unit_comes_in():
     now = situation(dict(SEED), budget=Budget(max_params=8_000), progress=0.1)
     assert Schedule(events=5_000).units(now) == {"a": 1, "b": 1, "c": 1}
@@ -192,6 +207,7 @@ def test_firefly_takes_the_steepest_axes_first():
         ({"share": 1.5}, "share: expected a share of the run above 0 and at most 1, received 1.5"),
         ({"factor": 1.0}, "factor: expected a factor above 1 .* received 1.0"),
         ({"init": "mixed"}, "init: 'mixed' makes a pool"),
+        ({"init": "foo"}, "init: expected one of random, closed, .* received 'foo'"),
     ],
 )
 def test_what_makes_no_schedule_is_said_at_once(arguments, message):
@@ -199,6 +215,9 @@ def test_what_makes_no_schedule_is_said_at_once(arguments, message):
         Schedule(**arguments)
     with pytest.raises(InputError, match="candidates: expected at least one"):
         Firefly(candidates=0)
+    for depth in (7, -1, math.nan):
+        with pytest.raises(InputError, match="depth: expected a chance from 0 to 1"):
+            RandomGrowth(depth=depth)
 
 
 def loud(shape, count):
@@ -223,7 +242,7 @@ def grower_of(kind, policy, widths=(2, 3), sample=48, **kwargs):
 @pytest.mark.parametrize("kind", ["mlp", "convnet"])
 @pytest.mark.parametrize("control", CONTROLS)
 def test_growing_keeps_the_function_and_the_budget(control, kind):
-    model, x, y, grower = grower_of(kind, control(events=2), max_params=220)
+    model, x, y, grower = grower_of(kind, control(events=2, share=0.6), max_params=220)
     for progress in (0.35, 0.65):
         with torch.no_grad():
             before = model(x)

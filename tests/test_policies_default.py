@@ -2,16 +2,20 @@
 
 import math
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
-from hypothesis import given
+import torch
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from outgrow.errors import InputError
 from outgrow.grow.budget import Budget, Cost
 from outgrow.grow.event import Candidate, Event, Growth
 from outgrow.grow.policies.proportional import PRUNINGS, Proportional
 from outgrow.grow.policy import Present, Situation, Timetable
+from outgrow.train.grower import Grower
 
 SIZES = {"a": 8, "b": 16}
 
@@ -34,7 +38,7 @@ def event(number=1, params=400, loss=math.nan, candidates=(), growths=(), progre
     return Event(number, 0.0, candidates, growths, params, params, "", 0.0, 0, progress, epoch=epoch, loss=loss)
 
 
-def present(loss=0.0):
+def present(loss=math.nan):
     return Present(0.0, 0.0, math.nan, math.nan, loss)
 
 
@@ -48,6 +52,86 @@ def test_without_a_loss_only_what_the_steps_are_worth_now_pays(alone, error, pri
     decision = Proportional(price=price).decide(situation(), tried, present())
     pays = sum(alone) - len(alone) * error > price * 100 * len(alone)
     assert decision.units == ({c.where: c.units for c in tried} if pays else {})
+
+
+def scaled(things, s):
+    """Candidates or events of the same run with a loss that is s times as large."""
+    if isinstance(things, Candidate):
+        names = ("gain", "se", "realised", "alone", "alone_se")
+        return replace(things, **{name: s * getattr(things, name) for name in names})
+    growths = tuple(replace(one, gain=s * one.gain, se=s * one.se) for one in things.growths)
+    candidates = tuple(scaled(one, s) for one in things.candidates)
+    return replace(things, loss=s * things.loss, growths=growths, candidates=candidates)
+
+
+@given(
+    data=st.data(),
+    power=st.integers(-40, 40),
+    losses=st.lists(st.floats(-2, 2).filter(bool), min_size=1, max_size=5),
+)
+def test_the_scale_of_the_loss_changes_nothing(data, power, losses):
+    s = 2.0**power  # exact
+    gains = st.one_of(st.just(0.0), st.floats(1e-9, 1e-2))
+    some = st.builds(candidate, st.sampled_from("ab"), gain=gains, se=gains, alone=gains, alone_se=gains)
+    units = st.lists(some, max_size=2, unique_by=lambda c: c.where)
+    grown = Growth("widen", "a", 4, 4, 8, 0.001, 0.0, 0.001, 0.0, 100)
+    history = [
+        event(i, 100 + 50 * i, loss, tuple(data.draw(units)), (grown,) * (i == 0)) for i, loss in enumerate(losses)
+    ]
+    tried, block = data.draw(units), candidate("place", gain=data.draw(gains), kind="insert", units=1)
+    gone = candidate(params=-100, gain=-data.draw(gains), kind="remove")
+    policy, answers = Proportional(depth=True, prune=True, price=data.draw(st.floats(1e-9, 1e-3))), []
+    for factor in (1.0, s):
+        now = situation(history=[scaled(one, factor) for one in history], budget=Budget(max_params=20_000))
+        later = replace(now, progress=0.99)
+        ready = present(0.5 * factor)
+        units, less = [scaled(one, factor) for one in [*tried, block]], [scaled(gone, factor)]
+        decisions = (
+            policy.decide(now, units[:-1], ready),
+            policy.decide(now, units, ready),
+            policy.decide(later, less, ready),
+        )
+        answers.append([policy.propose(now), policy.propose(later), *(replace(one, reason="") for one in decisions)])
+    assert answers[0] == answers[1]
+
+
+def grown(s):
+    """Parameters after each check of a network whose loss is s times a squared error, trained at as small a rate."""
+    torch.manual_seed(1)
+    x = torch.randn(512, 5, dtype=torch.float64)
+    y = x.square().sum(1, keepdim=True)
+    model = nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 1)).double()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.02 / s)
+
+    def loss(output, target):
+        return s * nn.functional.mse_loss(output, target)
+
+    grower = Grower(model, optimizer, loss, x[:1], max_params=150, sample=200, policy=Proportional(price=1e-5))
+    for _ in range(5):
+        for _ in range(20):
+            optimizer.zero_grad()
+            loss(model(x), y).backward()
+            optimizer.step()
+        grower.check([(x, y)])
+    return [one.params_after for one in grower.history]
+
+
+def test_a_network_grows_as_much_whatever_the_unit_of_its_loss():
+    usual = grown(1.0)
+    assert usual[-1] > usual[0]
+    assert grown(2.0**-30) == grown(2.0**15) == usual
+
+
+def test_the_price_is_a_share_of_the_first_loss_that_is_known():
+    policy, tried = Proportional(price=1e-3), [candidate(params=100, alone=0.3)]
+    unknown = [event(), event(2, loss=math.nan)]
+    assert Proportional(price=-1e-9).decide(situation(), [candidate(alone=-9.0)], present(1e-9)).units
+    for loss, pays in ((2.0, True), (4.0, False), (-2.0, True), (-4.0, False)):
+        assert bool(policy.decide(situation(), tried, present(loss)).units) == pays
+        assert (
+            bool(policy.decide(situation(history=[*unknown, event(3, loss=loss)]), tried, present(1e-3)).units) == pays
+        )
+    assert not policy.decide(situation(history=[event(1, 200, -1.0)]), [candidate(alone=1e-9)], present(-2.0)).units
 
 
 @pytest.mark.parametrize("a", [0.1, 0.3, 0.7])
@@ -109,10 +193,14 @@ def test_a_block_beyond_the_budget_or_within_its_error_stays_out():
 
 def test_units_are_planned_again_at_once_after_a_block():
     grown = Growth("insert", "place", 1, 0, 1, 0.1, 0.0, 0.1, 0.0, 50)
-    history = [event(growths=(grown,), progress=0.3, epoch=2.0)]
-    policy = Proportional(depth=True)
-    assert policy.propose(situation(history=history, epoch=2.0, places=lambda: ("place",))).blocks == ()
-    assert policy.propose(situation(history=history, epoch=2.1)) is None
+    tried, policy = (candidate("place", kind="insert", units=1),), Proportional(depth=True)
+    for growths in ((grown,), ()):  # also where it could not go in
+        history = [event(candidates=tried, growths=growths, progress=0.3, epoch=2.0)]
+        assert policy.propose(situation(history=history, epoch=2.0, places=lambda: ("place",))).blocks == ()
+        assert policy.propose(situation(history=history, epoch=2.1)) is None
+    wider = Growth("widen", "a", 2, 8, 10, 0.1, 0.0, 0.1, 0.0, 50)
+    history = [event(candidates=tried, growths=(wider,), progress=0.3, epoch=2.0)]
+    assert policy.propose(situation(history=history, epoch=2.0)) is None
 
 
 def test_it_tilts_towards_what_gained_more_for_its_cost():
@@ -138,25 +226,89 @@ def test_on_a_gpu_sizes_are_multiples_of_eight():
     assert Proportional.over(Timetable()).multiple == 1
 
 
+def test_the_tilt_is_by_the_last_event_that_had_gains():
+    judged = event(candidates=(candidate("a", gain=0.09), candidate("b", gain=0.01)))
+    plain = event(
+        2, candidates=(candidate("a", gain=math.nan, se=math.nan), candidate("b", gain=math.nan, se=math.nan))
+    )
+    now = situation(budget=Budget(max_params=20_000))
+    for before, same in (((judged, plain), (judged,)), ((plain,), ())):
+        assert Proportional().propose(replace(now, history=before)) == Proportional().propose(
+            replace(now, history=same)
+        )
+
+
+@settings(max_examples=30, deadline=None)
+@given(share=st.floats(0.05, 0.99), steps=st.integers(500, 5_000))
+@example(share=0.3, steps=1_000)
+@example(share=0.3, steps=1_001)
+@example(share=0.3, steps=9_262)
+@example(share=0.9, steps=1_000)
+def test_pruning_looks_are_as_many_however_steps_are_rounded(share, steps):
+    policy, history = Proportional(prune=True, share=share), []
+    for step in range(steps + 1):
+        now = situation(progress=step / steps, history=history)
+        if policy.propose(now) is not None:
+            history.append(event(progress=now.progress))
+    assert len(history) == policy.events + PRUNINGS
+    *_, grown, first, second, third = (one.progress for one in history)
+    looks = [first, second, third]
+    assert grown == pytest.approx(share, abs=1 / steps)
+    apart = min(0.08, (1 - share) / 4)
+    assert all(
+        later - earlier == pytest.approx(apart, abs=1.001 / steps) for earlier, later in pairwise([share, *looks])
+    )
+
+
+def test_before_and_during_the_growth_nothing_goes():
+    policy = Proportional(prune=True, share=0.8)
+    for last, progress in ((0.1, 0.19), (0.5, 0.55), (0.7, 0.79)):
+        assert policy.propose(situation(progress=progress, history=[event(progress=last)])) is None
+
+
+def test_what_is_said_where_no_unit_goes():
+    decision = Proportional(prune=True).decide(
+        situation(), [candidate(params=-10, gain=-1.0, kind="remove")], present()
+    )
+    assert (decision.removals, decision.reason) == ({}, "no unit is worth less than it costs")
+
+
 def test_units_may_go_only_after_the_growth_and_not_at_once():
     grown = Growth("widen", "a", 4, 4, 8, 0.1, 0.0, 0.1, 0.0, 100)
     last = event(growths=(grown,), progress=0.6)
-    policy = Proportional(prune=True)
-    assert Proportional().propose(situation(progress=0.9, history=[last])) is None
+    policy = Proportional(prune=True, share=0.6)
+    assert Proportional(share=0.6).propose(situation(progress=0.9, history=[last])) is None
     assert policy.propose(situation(progress=0.65, history=[last])) is None
     first = policy.propose(situation(progress=0.69, history=[last]))
     assert first is not None
     assert not first  # what has just grown rests
     second = policy.propose(situation(progress=0.77, history=[last, event(2, progress=0.69)]))
     assert second.removals == {"a": 1}
-    done = [last, *(event(2 + i, progress=0.7 + i / 100) for i in range(PRUNINGS))]
+    done = [last, *(event(2 + i, progress=0.68 + 0.08 * i) for i in range(PRUNINGS))]
     assert policy.propose(situation(progress=0.99, history=done)) is None
 
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("events", 0), ("share", 0), ("multiple", 0), ("lead", -1), ("bounds", (2, 3)), ("factor", 1)],
+    [
+        ("events", 0),
+        ("share", 0),
+        ("multiple", 0),
+        ("lead", -1),
+        ("bounds", (2, 3)),
+        ("factor", 1),
+        ("recent", 0),
+        ("strength", -3),
+        ("init", "foo"),
+        ("init", "net2net"),
+        ("init", "twins"),
+    ],
 )
 def test_options_out_of_range_are_refused(option, value):
     with pytest.raises(InputError, match=option):
         Proportional(**{option: value})
+
+
+def test_units_can_not_go_after_a_growth_that_never_ends():
+    with pytest.raises(InputError, match="prune: expected a share of the run below 1"):
+        Proportional(prune=True, share=1.0)

@@ -140,7 +140,20 @@ def test_the_cooldown_is_a_share_of_the_run_and_exact_in_the_paper():
     assert Secnn(share=0.5).propose(situation(progress=0.6, epoch=5.0)) is None
 
 
-@pytest.mark.parametrize("wrong", [{"channels": ()}, {"channels": (2, 0)}, {"tau": 0.0}, {"every": -1.0}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"channels": ()},
+        {"channels": (2, 0)},
+        {"tau": 0.0},
+        {"every": -1.0},
+        {"rate": -1},
+        {"layers": -1},
+        {"cooldown": -1},
+        {"share": 0},
+        {"share": 5},
+    ],
+)
 def test_what_makes_no_sense_is_refused(wrong):
     with pytest.raises(InputError, match=next(iter(wrong))):
         Secnn(**wrong)

@@ -170,7 +170,18 @@ def test_the_paper_is_a_preset_and_a_run_sets_the_pace():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"tau": 0.0}, {"alpha": 0.0}, {"tau": math.nan}, {"relative": "both"}, {"units": 0}, {"every": 0.0}]
+    "wrong",
+    [
+        {"tau": 0.0},
+        {"alpha": 0.0},
+        {"tau": math.nan},
+        {"relative": "both"},
+        {"units": 0},
+        {"every": 0.0},
+        {"share": 5},
+        {"share": -1},
+        {"init": "net2net"},
+    ],
 )
 def test_what_has_no_bound_or_no_sense_is_refused(wrong):
     with pytest.raises(InputError, match=next(iter(wrong))):

@@ -13,6 +13,7 @@ from outgrow.grow.budget import Budget
 from outgrow.grow.policies.proportional import Proportional
 from outgrow.grow.policy import Decision, Plan
 from outgrow.net.cost import flops, parameters
+from outgrow.registry import POLICIES as POLICIES_BY_NAME
 from outgrow.train import growing as growing_module
 from outgrow.train import inventory as inventory_module
 from outgrow.train.folder import RunFolder
@@ -27,7 +28,7 @@ def grower_of(name, seed=0, policy=None, **budget):
     torch.manual_seed(seed)
     model = SEEDS[name].build()
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
-    policy = policy or Proportional(price=-1.0, events=4)
+    policy = policy or Proportional(price=-1.0, events=4, share=0.6)
     return Grower(
         model, optimizer, F.cross_entropy, SEEDS[name].example(), policy=policy, sample=32, seed=seed, **budget
     )
@@ -152,7 +153,9 @@ class OneByOne:
             return None
         if len(at_once) >= self.rounds or now.progress > 0.6:
             return Plan({}, "enough") if at_once else None
-        units = {axis: 1 for axis in now.sizes if now.fits({axis: 1})}
+        units = {}
+        for axis in now.sizes:
+            units |= {axis: 1} if now.fits({**units, axis: 1}) else {}
         return Plan(units, "one by one", evidence=self.evidence)
 
     def decide(self, now, candidates, present):
@@ -202,7 +205,7 @@ TIGHT = [
 @pytest.mark.parametrize(("policy", "times", "seed"), TIGHT)
 def test_no_run_exceeds_its_training_flops(tmp_path, policy, times, seed):
     case = "residual" if policy == "blocks" else "rings"
-    epochs = 2 if policy == "blocks" else 4
+    epochs = 4
     limit = times * least_of(tmp_path, case, epochs)
     run = trainer_of(tmp_path / "run", case, epochs=epochs, max_train_flops=limit, seed=seed, policy=POLICIES[policy])
     family = run.run()
@@ -210,6 +213,15 @@ def test_no_run_exceeds_its_training_flops(tmp_path, policy, times, seed):
     assert family["total"]["train_flops"] == family["sizes"][-1]["train_flops"]
     if times == 4:
         assert len(family["sizes"]) > 1
+
+
+@pytest.mark.parametrize("policy", POLICIES_BY_NAME)
+@pytest.mark.parametrize("case", ["rings", "residual"])
+def test_no_policy_exceeds_the_training_flops(tmp_path, case, policy):
+    limit = 2 * least_of(tmp_path, case, 2)
+    make = POLICIES_BY_NAME[policy]
+    family = trainer_of(tmp_path / "run", case, epochs=2, max_train_flops=limit, policy=make).run()
+    assert family["total"]["train_flops"] <= limit
 
 
 @pytest.mark.parametrize("case", ["images", "residual"])
@@ -295,7 +307,7 @@ def test_the_policy_is_made_for_the_run(tmp_path):
         return Proportional.over(run)
 
     run = trainer_of(tmp_path, seed=7, epochs=6, policy=make)
-    ((table,), recipe) = tables, Recipe(6, 32, share=0.6)
+    table, recipe = tables[-1], Recipe(6, 32, share=0.6)
     assert (table.epochs, table.seed, table.share) == (6, 7, recipe.share)
     assert 1 <= table.events <= recipe.events
     run.run()

@@ -8,6 +8,9 @@ import torch
 import outgrow
 from outgrow.errors import InputError
 from outgrow.models import Seed
+from outgrow.net.axes import axes
+from outgrow.net.deepen import deepen_
+from outgrow.net.places import places
 from outgrow.net.surgery import tensors_of
 from outgrow.net.widen import widen_
 from outgrow.train.family import Family, choose
@@ -102,3 +105,31 @@ def test_a_size_of_another_run_is_refused(run):
     (path / "config.json").write_text(json.dumps({**config, "seed_network": other.to_json()}))
     with pytest.raises(InputError, match="does not belong to this run"):
         outgrow.load(path)
+
+
+@pytest.mark.parametrize("which", [0, -1])
+def test_a_size_with_inserted_blocks_can_be_loaded(which, tmp_path):
+    """Blocks that came in one after the other, with more units between them."""
+    torch.manual_seed(0)
+    seed = Seed("resnet", (1, 8, 8), 3, widths=(3, 4))
+    folder = RunFolder(tmp_path / "run")
+    folder.claim(overwrite=False)
+    folder.write_json("config.json", {"seed_network": seed.to_json()})
+    sizes, net, blocks = Family(folder, "classification"), seed.build().eval(), []
+    facts = {"flops": 1, "validation": {"accuracy": 0.5}}
+    saved = {}
+    x = torch.rand(5, 1, 8, 8)
+    for count in range(3):
+        sizes.add(tensors_of(net), {**facts, "params": count, "blocks": list(blocks)})
+        saved[count] = net(x)
+        place = [place.name for place in places(net, seed.example()) if place.growable][which]
+        widen_(net, next(axis.name for axis in axes(net, seed.example()) if axis.growable), 1, example=seed.example())
+        deepen_(net, place, example=seed.example())
+        with torch.no_grad():
+            for parameter in net.parameters():
+                parameter.add_(0.1 * torch.randn_like(parameter))
+        blocks.append(place)
+    family = folder.read_json("family.json")
+    for count, answer in saved.items():
+        folder.write_json("family.json", {**family, "sizes": [family["sizes"][count]]})
+        assert torch.equal(outgrow.load(folder.path)(x), answer)

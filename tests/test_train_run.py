@@ -6,13 +6,16 @@ import os
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 import outgrow
 from outgrow.data import Batches, Dataset, Split
 from outgrow.errors import InputError
 from outgrow.grow.budget import Budget
+from outgrow.grow.policies.schedule import Schedule
 from outgrow.models import Seed
 from outgrow.net.cost import flops, parameters
+from outgrow.registry import policy_of
 from outgrow.train.evaluate import StandardizedMSE, evaluate
 from outgrow.train.folder import RunFolder
 from outgrow.train.recipe import Recipe
@@ -200,3 +203,39 @@ def test_the_rate_rises_stays_and_falls_to_zero():
     assert set(growing) == {0.5}
     assert rates[peak:] == sorted(rates[peak:], reverse=True)
     assert rates[-1] == pytest.approx(0)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_every_size_of_a_run_that_inserts_blocks_can_be_loaded(seed, tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.claim(overwrite=False)
+    network, data = CASES["residual"][2], dataset("residual")
+    folder.write_json("config.json", {"seed_network": network.to_json()})
+    policy = policy_of("random", {"depth": "1"})
+    run = Trainer(data, network, Recipe(3, 32, share=0.6), folder, policy=policy, seed=seed)
+    sizes = run.run()["sizes"]
+    assert sizes[0]["blocks"] == []
+    assert sizes[-1]["blocks"]
+    for size in sizes:
+        loaded = outgrow.load(tmp_path, max_params=size["params"], max_flops=size["flops"], min_accuracy=0.0)
+        if parameters(loaded) == size["params"]:
+            found = evaluate(loaded, Batches(data.validation, 128), F.cross_entropy, "classification")
+            assert found["accuracy"] == pytest.approx(size["validation"]["accuracy"])
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.9])
+def test_the_rate_falls_once_the_policy_has_done(share, tmp_path):
+    records = []
+    folder = RunFolder(tmp_path)
+    folder.claim(overwrite=False)
+    run = Trainer(
+        dataset("rings"),
+        CASES["rings"][2],
+        Recipe(10, 32),
+        folder,
+        policy=lambda run: Schedule(share=share, events=1),
+        on_record=records.append,
+    )
+    run.run()
+    rates = {record["epoch"]: record["rate"] for record in records if record.get("record") == "epoch"}
+    assert all((rate == 3e-3) == (epoch / 10 <= max(share, 0.6)) for epoch, rate in rates.items())

@@ -7,11 +7,15 @@ if TYPE_CHECKING:
     from outgrow.errors import EditError as EditError
     from outgrow.errors import GrowthError as GrowthError
     from outgrow.errors import InputError as InputError
+    from outgrow.grow.event import Candidate as Candidate
     from outgrow.grow.event import Event as Event
     from outgrow.grow.policies.proportional import Proportional as Proportional
     from outgrow.grow.policy import Decision as Decision
     from outgrow.grow.policy import Plan as Plan
     from outgrow.grow.policy import Policy as Policy
+    from outgrow.grow.policy import Present as Present
+    from outgrow.grow.policy import Situation as Situation
+    from outgrow.grow.policy import Timetable as Timetable
     from outgrow.net.axes import axes as axes
     from outgrow.net.axis import Axis as Axis
     from outgrow.net.deepen import deepen_ as deepen_
@@ -27,6 +31,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "Axis": "outgrow.net.axis",
+    "Candidate": "outgrow.grow.event",
     "Edit": "outgrow.net.edit",
     "EditError": "outgrow.errors",
     "Event": "outgrow.grow.event",
@@ -36,6 +41,9 @@ _HOME = {
     "Decision": "outgrow.grow.policy",
     "Plan": "outgrow.grow.policy",
     "Policy": "outgrow.grow.policy",
+    "Present": "outgrow.grow.policy",
+    "Situation": "outgrow.grow.policy",
+    "Timetable": "outgrow.grow.policy",
     "Proportional": "outgrow.grow.policies.proportional",
     "axes": "outgrow.net.axes",
     "Place": "outgrow.net.places",

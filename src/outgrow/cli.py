@@ -39,7 +39,7 @@ class Grow:
     policy_options: Annotated[tuple[str, ...], _option("KEY=VALUE ...")] = ()
     """Options of the policy, such as share=0.5 events=12."""
     prune: bool = False
-    """Give back units that stopped paying, too."""
+    """Give back units that stopped paying, too, once the growth is over; for policies that can, as outgrow."""
     epochs: Annotated[int | None, _option("E")] = None
     """Passes over the training part; about 1.2 million examples if not given, 20 to 100 epochs."""
     seed: Annotated[int, tyro.conf.arg(metavar="S")] = 0

@@ -13,19 +13,19 @@ from outgrow import __version__, data, models
 from outgrow.errors import InputError
 from outgrow.factory import example_of, model_of
 from outgrow.grow.budget import Budget
-from outgrow.grow.policies.registry import options_of, policy_of
 from outgrow.grow.policy import Policy, Timetable
 from outgrow.net.axes import axes
 from outgrow.net.axis import Axis
 from outgrow.net.cost import parameters
 from outgrow.net.places import places
-from outgrow.options import count, seconds, settings
+from outgrow.registry import options_of, policy_of
 from outgrow.show.console import Console
 from outgrow.show.report import write_report
 from outgrow.show.structure import print_structure
 from outgrow.train.folder import RunFolder
 from outgrow.train.recipe import Recipe
 from outgrow.train.trainer import DivergedError, Trainer
+from outgrow.values import count, seconds, settings
 
 Number = TypeVar("Number", int, float)
 
@@ -139,7 +139,15 @@ def _if_given(read: Callable[[str, str], Number], text: str | None, option: str)
 
 def _policy(options: "Grow") -> Callable[[Timetable], Policy]:
     found = settings(options.policy_options, "--policy-options")
-    return policy_of(options.policy, found | {"prune": "True"} if options.prune else found)
+    makes = policy_of(options.policy, found)
+    if not options.prune:
+        return makes
+    if "prune" in found:
+        raise InputError(f"--prune and --policy-options prune={found['prune']}: expected one of them")
+    try:
+        return policy_of(options.policy, found | {"prune": "true"})
+    except InputError as error:
+        raise InputError(f"--prune: {error}") from error
 
 
 def _device(name: str) -> str:

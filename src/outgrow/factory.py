@@ -25,7 +25,7 @@ def imported(name: str, what: str, such_as: str) -> Any:
         What is there.
 
     Raises:
-        InputError: The name has another form, or there is no such module or attribute.
+        InputError: The name has another form, or there is no such module or attribute, or the module can't be imported.
 
     Examples:
         >>> imported("torch.nn:Identity", "factory", "mymodels.nets:small")
@@ -40,8 +40,10 @@ def imported(name: str, what: str, such_as: str) -> Any:
         found: Any = importlib.import_module(module)
         for part in attribute.split("."):
             found = getattr(found, part)
-    except (ImportError, AttributeError) as error:
-        raise InputError(f"{name}: {error}; run it where 'import {module}' works") from error
+    except Exception as error:  # whatever the user's module does when it is imported
+        kind = "" if isinstance(error, ImportError | AttributeError) else f"{type(error).__name__}: "
+        said = " ".join(f"{kind}{error}".split())
+        raise InputError(f"{name}: {said}; run it where 'import {module}' works") from error
     finally:
         if here in sys.path:
             sys.path.remove(here)

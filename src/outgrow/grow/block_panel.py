@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from outgrow.grow.block import BlockTrial
 from outgrow.grow.diagonal import DIAGONAL_PASSES
 from outgrow.grow.event import Candidate
-from outgrow.grow.gain import Gain, joint
+from outgrow.grow.gain import Gain, joint, mean_loss
 from outgrow.grow.judged import Judged
 from outgrow.grow.objective import Tangent
 from outgrow.grow.policy import Present
@@ -48,6 +48,10 @@ class BlockPanel:
     Args:
         setup: What the check goes by.
         places: Where.
+
+    Attributes:
+        candidates: Of kind `insert`.
+        present: What the weights that are there are worth, and the loss from which blocks were judged.
     """
 
     def __init__(self, setup: Setup, places: Sequence[Place]) -> None:
@@ -67,7 +71,7 @@ class BlockPanel:
         scored = {name: trial.scored(name) for name in self._places}
         self._judged = self._judge([tangent for _, _, tangent in scored.values()])
         present, diagonal = trial.diagonal(setup.sample.a) if setup.diagonal else (math.nan, {})
-        self.present = Present(self._judged.alone(0).gain, trial.present_score(), math.nan, present)
+        self.present = Present(self._judged.alone(0).gain, trial.present_score(), math.nan, present, loss=self._loss())
         self.candidates = [
             self._candidate(name, score, bound, diagonal.get(name, math.nan))
             for name, (score, bound, _) in scored.items()
@@ -104,6 +108,13 @@ class BlockPanel:
             )
             for i, name in zip(where, names, strict=True)
         )
+
+    def _loss(self) -> float:
+        """The mean loss on part B, which blocks leave as it is [nats]."""
+        if not self._setup.judged:
+            return math.nan
+        self._passes += 1
+        return mean_loss(self._trial.model, self._setup.sample.b, self._setup.objective)
 
     def _candidate(self, place: str, score: float, bound: float, diagonal: float) -> Candidate:
         params, flops = self._trial.cost(place)

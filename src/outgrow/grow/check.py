@@ -1,23 +1,25 @@
 """One check: put what a policy planned on trial, score and judge it, decide, and measure what was decided."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor, nn
 
 from outgrow.errors import InputError
 from outgrow.grow.additions import ceiling
-from outgrow.grow.block import can_try_place
 from outgrow.grow.block_panel import Block, BlockPanel
 from outgrow.grow.event import Candidate
-from outgrow.grow.policy import Decision, Plan, Policy, Present, Situation
+from outgrow.grow.policy import Decision, Plan, Policy, Present, Situation, is_count
 from outgrow.grow.removal import Losing, RemovalPanel, losable
 from outgrow.grow.sample import examples_in
 from outgrow.grow.setup import Setup
 from outgrow.grow.trial import tried
 from outgrow.grow.unit_panel import UnitPanel, Units
 from outgrow.grow.unseen import unseen_blocks, unseen_units
+from outgrow.net.axis import Axis
+from outgrow.net.place import Place
 from outgrow.net.preserve import frozen_state
 from outgrow.net.remove import Values
 
@@ -105,17 +107,17 @@ def check(setup: Setup, plan: Plan, policy: Policy, now: Situation) -> Verdict:
         What was found and decided.
 
     Raises:
-        InputError: The policy decided on what was not on trial.
+        InputError: The policy decided on what was not on trial, or returned no decision.
     """
     units = {axis: plan.units[axis.name] for axis in tried(setup.model, setup.axes, plan.units)}
-    blocks = [p for p in setup.places if p.name in plan.blocks and not can_try_place(setup.model, p)]
+    blocks = [p for p in setup.places if p.name in plan.blocks]
     gone = {axis: plan.removals[axis.name] for axis in losable(setup.model, setup.axes, plan.removals)}
     widen = UnitPanel(setup, units) if units else None
     insert = BlockPanel(setup, blocks) if blocks else None
     shrink = RemovalPanel(setup, gone) if gone else None
     panels = [panel for panel in (widen, insert, shrink) if panel is not None]
     candidates = tuple(candidate for panel in panels for candidate in panel.candidates)
-    present = _present([panel.present for panel in (widen, insert) if panel is not None], setup, plan)
+    present = _present([panel.present for panel in panels], setup, plan)
     decision = policy.decide(now, candidates, present)
     _demand_offered(decision, candidates, policy)
     added, step = widen.chosen(decision.units) if widen and decision.units else ((), {})
@@ -138,14 +140,18 @@ def check(setup: Setup, plan: Plan, policy: Policy, now: Situation) -> Verdict:
 
 def _present(found: Sequence[Present], setup: Setup, plan: Plan) -> Present:
     """What the panels say of the weights that are there; SENN's ceiling only for a policy that goes by scores."""
-    asked = plan.evidence == "score"
     return Present(
-        max((one.gain for one in found), default=0.0 if setup.judged else math.nan),
-        max((one.score for one in found), default=math.nan),
-        _ceiling(setup) if asked else math.nan,
-        max((one.diagonal for one in found), default=math.nan),
+        _largest(one.gain for one in found),
+        _largest(one.score for one in found),
+        _ceiling(setup) if plan.evidence == "score" else math.nan,
+        _largest(one.diagonal for one in found),
         next((one.loss for one in found if not math.isnan(one.loss)), math.nan),
     )
+
+
+def _largest(values: Iterable[float]) -> float:
+    """The largest of those that are known; nan where none is."""
+    return max((value for value in values if not math.isnan(value)), default=math.nan)
 
 
 def _ceiling(setup: Setup) -> float:
@@ -153,15 +159,49 @@ def _ceiling(setup: Setup) -> float:
         return ceiling(setup.model.eval(), setup.sample.a, setup.objective)
 
 
-def _demand_offered(decision: Decision, candidates: Sequence[Candidate], policy: Policy) -> None:
-    who = f"policy {type(policy).__name__} decided on"
+def demand_known_names(
+    plan: Any, policy: Policy, axes: Sequence[Axis], places: Callable[[], Sequence[Place]]
+) -> Plan | None:
+    """Return what a policy proposed, whatever it is, if it is a plan for this model, or None.
+
+    Args:
+        plan: What it returned.
+        policy: Which.
+        axes: Every axis of the model.
+        places: Gives every place of it, also where no block can go.
+
+    Raises:
+        InputError: It is no plan, or one that names what the model hasn't.
+    """
+    if plan is None:
+        return None
+    who = f"policy {type(policy).__name__}"
+    if not isinstance(plan, Plan):
+        raise InputError(f"{who}: expected propose to return a Plan or None, received {type(plan).__name__}")
+    _demand_among("axes", (*plan.units, *plan.removals), [axis.name for axis in axes], who)
+    if plan.blocks:
+        _demand_among("places", plan.blocks, [place.name for place in places()], who)
+    return plan
+
+
+def _demand_among(what: str, names: Sequence[str], known: Sequence[str], who: str) -> None:
+    if unknown := [name for name in names if name not in known]:
+        raise InputError(f"{who}: expected {what} among {', '.join(known) or 'none'}, received '{unknown[0]}'")
+
+
+def _demand_offered(decision: Any, candidates: Sequence[Candidate], policy: Policy) -> None:
+    """Check that a policy decided on what was on trial, whatever it returned."""
+    who = f"policy {type(policy).__name__}"
+    if not isinstance(decision, Decision):
+        raise InputError(f"{who}: expected decide to return a Decision, received {type(decision).__name__}")
+    who = f"{who} decided on"
     for kind, wanted in (("widen", decision.units), ("remove", decision.removals)):
         offered = {c.where: c.units for c in candidates if c.kind == kind}
         for axis, count in wanted.items():
             if axis not in offered:
                 have = ", ".join(offered) or "none"
                 raise InputError(f"{who} units of '{axis}', expected one of those on trial: {have}")
-            if not 1 <= count <= offered[axis]:
+            if not is_count(count) or count > offered[axis]:
                 raise InputError(f"{who} {count} units of '{axis}', expected 1 to {offered[axis]} as were on trial")
     blocks = [c.where for c in candidates if c.kind == "insert"]
     for place in decision.blocks:

@@ -95,7 +95,7 @@ class Event:
     """One check.
 
     Args:
-        event: Its number, from 1; 0 where nothing was looked at.
+        event: Its number, from 1; 0 where the policy said that it was not time.
         gain_now: What a natural-gradient step of the present parameters is worth on fresh examples [nats].
         candidates: What was proposed.
         growths: What was done.

@@ -6,13 +6,14 @@ gaps keep the two apart, one in price and one in time.
 *Price.* A removal pays if its increase of the loss, plus one standard error, is less than `ratio` of what the freed
 parameters are worth. A parameter is worth what the last growths saved for each one that they added, the exchange rate
 at which the network buys: what is given back below it can be bought back elsewhere with profit. A constant would not
-do: `Proportional.price`, 1e-8 nats, lets a growth pass that can be told from nothing; a thousand parameters at that
-price are less than any standard error of a loss, and no removal would ever pay. It is the floor. And since a gain at
+do: the price that growth asks lets all pass that can be told from nothing; a thousand parameters at that price are
+less than any standard error of a loss, and no removal would ever pay. It is the floor. And since a gain at
 birth is less than what training makes of a unit (method.md, section 10), while a removal costs all that a unit has
 become, the rule errs on the side of keeping.
 
 *Time.* An axis rests for some events after it grew, since newborns have not shown yet what they are worth, and is not
-to grow for as many after it shrank. So a size can't turn twice within `rest` events.
+to grow for as many after it shrank. So a size can't turn twice within `rest` events. Axes are known by their names,
+which an insertion into a chain before them may change.
 """
 
 import math
@@ -32,9 +33,8 @@ class Hysteresis:
         ratio: Price of a parameter when it is given back, as a share of what one is worth, below 1.
         rest: Events for which an axis that grew does not shrink, and one that shrank does not grow.
         share: Most of an axis's units that go at one event.
-        price: What a parameter is worth at least [nats].
+        price: What a parameter is worth at least, in the unit of the loss.
         recent: Growing events whose gains say what one is worth.
-        below_seed: Whether axes may get smaller than they were in the seed network, down to one unit.
 
     Raises:
         InputError: An argument is out of range.
@@ -54,9 +54,8 @@ class Hysteresis:
     ratio: float = 0.25
     rest: int = 2
     share: float = 0.2
-    price: float = 1e-8
+    price: float = 0.0
     recent: int = 3
-    below_seed: bool = False
 
     def __post_init__(self) -> None:
         for name, value, good in (
@@ -113,8 +112,7 @@ class Hysteresis:
 
     def _most(self, now: Situation, axis: str, size: int) -> int:
         """How many units of an axis may be tried."""
-        floor = 1 if self.below_seed else _seed_size(now.history, axis, size)
-        most = min(int(self.share * size + 1e-9), size - max(floor, 1))
+        most = min(int(self.share * size + 1e-9), size - _seed_size(now.history, axis, size))
         tried = next((c.units for c in _last_trial(now.history, axis)), None)
         return most if tried is None else min(most, max(tried // 2, 1))
 

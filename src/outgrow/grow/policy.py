@@ -9,13 +9,20 @@ A policy is a small pure part: it sees numbers only, and both of its methods ret
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from numbers import Integral
+from typing import Any, Literal, Protocol, get_args
 
+from outgrow.errors import InputError
 from outgrow.grow.budget import Budget, Cost
 from outgrow.grow.event import Candidate, Event
 
 Evidence = Literal["none", "score", "gain"]
 """What a policy wants to know of what it plans: nothing, scores on part A of the sample, or gains on part B too."""
+
+
+def is_count(value: Any) -> bool:
+    """Return whether a value is a whole number above zero."""
+    return isinstance(value, Integral) and int(value) > 0
 
 
 @dataclass(frozen=True)
@@ -25,10 +32,11 @@ class Situation:
     Args:
         sizes: Units of every axis that can grow now, by name.
         cost: What the network costs now.
-        cost_with: Gives what it costs with some more units on some axes, by name.
+        cost_with: Gives what it costs with some more units on some axes, by name. Like `places`, of the model as it is:
+            valid until it grows next.
         progress: Share of the run that is over, 0 to 1; None where the end isn't known.
         epoch: Epochs of training so far; where they aren't known, calls of `Grower.check` before this one.
-        history: Every check so far that looked at candidates, or grew without a look.
+        history: Every check so far for which the policy had a plan: also an empty one, and growth without a look.
         budget: What the network may cost.
         places: Gives the names of the places where a block can go.
     """
@@ -53,7 +61,9 @@ class Situation:
 
 @dataclass(frozen=True)
 class Plan:
-    """What to put on trial: units by axis, blocks by place, units that may go; nothing of it: nothing to do.
+    """What to put on trial: units by axis, blocks by place, units that may go.
+
+    A plan with nothing of it says that there is nothing to do, which is recorded with its reason; None is not.
 
     Args:
         units: How many new units, by axis.
@@ -61,10 +71,14 @@ class Plan:
         blocks: Places where to try a block.
         removals: How many units may go, by axis.
         init: How new units are proposed, by name; the Grower's own way where absent.
-        evidence: What has to be known of it; with `none` the units and blocks are added without a decision.
+        evidence: What has to be known of it; with `none` the units and blocks are added without a decision. Removals
+            need a look.
         jump_start: Whether what is added takes the steps that its gain stands for; the Grower's own choice where
             absent.
         diagonal: Whether candidates get SECNN's score, too.
+
+    Raises:
+        InputError: The evidence is unknown or none for removals, or a number of units is not whole and above zero.
     """
 
     units: Mapping[str, int]
@@ -75,6 +89,16 @@ class Plan:
     evidence: Evidence = "gain"
     jump_start: bool | None = None
     diagonal: bool = False
+
+    def __post_init__(self) -> None:
+        if self.evidence not in get_args(Evidence):
+            raise InputError(f"evidence: expected one of {', '.join(get_args(Evidence))}, received '{self.evidence}'")
+        if self.evidence == "none" and self.removals:
+            raise InputError("evidence: expected 'score' or 'gain' for removals, which need a look, received 'none'")
+        for what, units in (("units", self.units), ("removals", self.removals)):
+            for axis, count in units.items():
+                if not is_count(count):
+                    raise InputError(f"{what} of '{axis}': expected a whole number above zero, received {count!r}")
 
     def __bool__(self) -> bool:
         return bool(self.units or self.blocks or self.removals)
@@ -111,7 +135,8 @@ class Decision:
         reason: Why.
         blocks: Places where to insert the block that was on trial.
         removals: How many units to remove, by axis; at most as many as were on trial.
-        again: Whether to ask the policy for another plan at once, before any training.
+        again: Whether to ask the policy for another plan at once, before any training; ignored where the model has not
+            changed, but for blocks that could not be inserted.
     """
 
     units: Mapping[str, int]
@@ -134,7 +159,7 @@ class Timetable:
     """
 
     events: int = 8
-    share: float = 0.6
+    share: float = 0.3
     epochs: int = 20
     seed: int = 0
     device: str = "cpu"

@@ -1,6 +1,7 @@
 """Random units, and pools of units of several kinds, from which the trial takes the best together."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,58 @@ def random(
 ) -> list[Widening]:
     """Propose units that are drawn as a fresh layer's, when they are put on trial: no pass over the sample."""
     return [Widening(axis, count) for axis, count in units.items()]
+
+
+def suited(
+    model: nn.Module,
+    units: Mapping[Axis, int],
+    batches: Sequence[Batch],
+    objective: Objective,
+    generator: torch.Generator,
+) -> list[Widening]:
+    """Propose random units behind a norm; elsewhere random ones as long as those that are there, and split ones.
+
+    Without a norm, a fresh row is short beside rows that have been trained, and is hardly heard; so half of the units
+    (at least one) are random rows of the mean length of the present ones, the others copies with noise. Behind a norm
+    the length of a row says nothing, but a short one turns faster, as a newborn should.
+
+    Returns:
+        The units of each axis, in the order of `units`.
+    """
+    scaled = {axis: count for axis, count in units.items() if is_scaled(model, axis)}
+    halves = {axis: count // 2 for axis, count in units.items() if axis not in scaled}
+    copies = split(model, halves, batches, objective, generator) if any(halves.values()) else []
+    found = {axis: Widening(axis, count) for axis, count in scaled.items()}
+    for axis in halves:
+        found[axis] = _as_long(model, drawn(model, Widening(axis, units[axis] - halves[axis]), generator))
+    for one in copies:
+        if one.units:
+            found[one.axis] = pooled([found[one.axis], drawn(model, one, generator)])
+    return [found[axis] for axis in units]
+
+
+def _as_long(model: nn.Module, widening: Widening) -> Widening:
+    """Units drawn in full, each row of weights as long as the present ones on average."""
+    tensors = tensors_of(model)
+    return replace(
+        widening,
+        rows={m.tensor: _scaled(widening.rows[m.tensor], tensors[m.tensor], m.dim) for m in widening.axis.producers},
+    )
+
+
+def _scaled(rows: Tensor, present: Tensor, dim: int) -> Tensor:
+    """Rows along a dimension, as long as the present ones on average; a vector stays as it is."""
+    if rows.ndim < 2:
+        return rows
+    others = [d for d in range(rows.ndim) if d != dim]
+    lengths, wanted = (torch.linalg.vector_norm(t, dim=others, keepdim=True) for t in (rows, present.detach().to(rows)))
+    return rows * (wanted.mean() / lengths.clamp_min(torch.finfo(rows.dtype).tiny))
+
+
+def is_scaled(model: nn.Module, axis: Axis) -> bool:
+    """Return whether a norm with statistics of channels or of groups of them scales an axis."""
+    norms = (nn.modules.batchnorm._NormBase, nn.GroupNorm)
+    return any(isinstance(model.get_submodule(member.module), norms) for member in axis.with_role("channel"))
 
 
 def mixed(

@@ -8,6 +8,7 @@ together. What the true activation, norms and pooling make of the units is for t
     closed    singular vectors of the whitened residual, both signs (TINY)
     gradmax   singular vectors of the plain cross moment, both signs (GradMax)
     split     noisy copies of existing units (Net2Net, Firefly)
+    suited    random ones behind a norm, elsewhere long random ones and split ones; the default policy's
     mixed     a pool of closed, split and random ones
 
 Two more can't be put on trial, since their columns are not zero: they are for policies that add units unjudged.
@@ -25,11 +26,11 @@ from torch import nn
 from outgrow.errors import GrowthError, InputError
 from outgrow.grow.closed import closed, gradmax
 from outgrow.grow.objective import Objective
-from outgrow.grow.pool import mixed, random
+from outgrow.grow.pool import mixed, random, suited
 from outgrow.grow.sample import Batch
 from outgrow.grow.splitting import split
 from outgrow.net.axis import Axis
-from outgrow.net.copies import Init, divided, twins
+from outgrow.net.inits import Init, divided, twins
 from outgrow.net.preserve import frozen_state
 from outgrow.net.widening import Widening
 
@@ -74,6 +75,7 @@ PROPOSALS: dict[str, Proposal] = {
     "closed": closed,
     "gradmax": gradmax,
     "split": split,
+    "suited": suited,
     "mixed": mixed,
     "net2net": unjudged(divided),
     "twins": unjudged(twins),
@@ -85,6 +87,7 @@ PASSES = {  # over part A, in forward passes
     "closed": 8,
     "gradmax": 3,
     "split": 3,
+    "suited": 3,
     "mixed": 11,
     "net2net": 0,
     "twins": 0,

@@ -1,34 +1,31 @@
-"""The panel of removals: units really taken out of a copy, with compensation, and the loss measured without them."""
+"""The panel of removals: units really taken out of a copy, with compensation, and the loss measured without them.
+
+Axes are on trial one by one, and a policy decides by these losses. What it decides on goes in one edit, which moves the
+loss by more or less than their sum. That is measured, too, before the edit: `realised` of each axis is its part of it.
+"""
 
 import copy
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from itertools import pairwise
-from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils import _pytree as pytree
+from torch import nn
 
 from outgrow.grow.effort import A_PASSES
 from outgrow.grow.event import Candidate
 from outgrow.grow.losing import cheapest, readers_of, stand_ins
+from outgrow.grow.losses import Losses, losses
 from outgrow.grow.moments import Moments, take_moments
-from outgrow.grow.objective import Objective, OutputLoss
-from outgrow.grow.precision import full_precision, upcast
-from outgrow.grow.sample import Batch, examples_in
+from outgrow.grow.policy import Present
+from outgrow.grow.sample import examples_in
 from outgrow.grow.setup import Setup
 from outgrow.grow.trial import can_try
 from outgrow.grow.weights import weights_of
 from outgrow.net.axis import Axis
-from outgrow.net.cost import flops_after, parameters, parameters_after
-from outgrow.net.inputs import call
 from outgrow.net.remove import Removal, Values, remove
-
-TERMS = 256  # groups of examples whose differences make a standard error, which is then right to 4 %
 
 
 @dataclass(frozen=True)
@@ -39,33 +36,15 @@ class Losing:
         removal: Which.
         gain: Drop of the mean loss on part B without them, with compensation; mostly below zero [nats].
         se: Standard error of the gain over examples [nats].
+        realised: Its part of the drop of that loss without all that goes together; the gain where it goes alone [nats].
         predicted: What the quadratic model on part A says that they cost [nats].
     """
 
     removal: Removal
     gain: float
     se: float
+    realised: float
     predicted: float
-
-
-@dataclass(frozen=True)
-class Losses:
-    """The loss on some examples.
-
-    Args:
-        mean: Over all of them [nats].
-        terms: Over each of some groups of nearly the same size [terms].
-    """
-
-    mean: float
-    terms: Tensor
-
-    def drop_to(self, after: "Losses") -> tuple[float, float]:
-        """Return how much less another loss on the same examples is, and its standard error from paired differences."""
-        pairs = self.terms - after.terms
-        pairs = pairs[pairs.isfinite()]  # a group may have no target that counts
-        error = float(pairs.std()) / math.sqrt(len(pairs)) if len(pairs) > 1 else 0.0
-        return self.mean - after.mean, error
 
 
 class RemovalPanel:
@@ -77,6 +56,7 @@ class RemovalPanel:
 
     Attributes:
         candidates: Of kind `remove`; parameters and FLOPs are negative, being freed, and the gain mostly is.
+        present: The loss with all units; nothing else is known of the weights that are there.
     """
 
     def __init__(self, setup: Setup, units: Mapping[Axis, int]) -> None:
@@ -85,6 +65,7 @@ class RemovalPanel:
         self._model = _resting(setup.model)
         self._moments = self._moments_of(self._model)
         self._before = self._losses()
+        self.present = Present(math.nan, math.nan, math.nan, math.nan, loss=self._before.mean)
         self._tried = {axis.name: self._try(axis, count) for axis, count in units.items()}
         self.candidates = [self._candidate(one) for one in self._tried.values()]
 
@@ -103,15 +84,20 @@ class RemovalPanel:
             units: How many units go, by axis; where they are not as many as were on trial, they are judged anew.
 
         Returns:
-            The removals, and a function that gives the compensating values of the model, or of an average of it by
-            that one's own features, in the shapes that they have before the edit.
+            The removals, with what they do together, and a function that gives the compensating values of the model,
+            or of an average of it by that one's own features, in the shapes that they have before the edit.
         """
         chosen = [self._tried[name] for name in units]
         chosen = [
             one if len(one.removal.units) == count else self._try(one.removal.axis, count)
             for one, count in zip(chosen, units.values(), strict=True)
         ]
-        return tuple(chosen), partial(self._values, [one.removal for one in chosen])
+        removals = [one.removal for one in chosen]
+        if len(chosen) > 1:
+            together, _ = self._drop(removals)
+            parts = shared([one.gain for one in chosen], together)
+            chosen = [replace(one, realised=part) for one, part in zip(chosen, parts, strict=True)]
+        return tuple(chosen), partial(self._values, removals)
 
     def _values(self, removals: Sequence[Removal], model: nn.Module) -> Values:
         if model is self._setup.model:
@@ -124,26 +110,30 @@ class RemovalPanel:
         readers = readers_of(self._model, self._moments, axis)
         units = cheapest(readers, count) if readers else torch.arange(axis.size)[-count:]
         removal = Removal.of(axis, units)
-        values = stand_ins(self._model, self._moments, [removal])
-        edit = remove(self._model, self._setup.axes, [removal], values)
+        gain, se = self._drop([removal])
+        return Losing(removal, gain, se, gain, sum(reader.cost(removal.units) for reader in readers))
+
+    def _drop(self, removals: Sequence[Removal]) -> tuple[float, float]:
+        """How much less the loss of the copy is without some units, and its standard error; they are put back."""
+        values = stand_ins(self._model, self._moments, removals)
+        edit = remove(self._model, self._setup.axes, removals, values)
         try:
-            gain, se = self._before.drop_to(self._losses())
+            return self._before.drop_to(self._losses())
         finally:
             edit.undo()
-        return Losing(removal, gain, se, sum(reader.cost(removal.units) for reader in readers))
 
     def _candidate(self, one: Losing) -> Candidate:
-        setup, axis, count = self._setup, one.removal.axis, len(one.removal.units)
-        gone = {axis.name: -count}
+        axis, count = one.removal.axis, len(one.removal.units)
+        params, flops = self._setup.added({axis.name: -count})
         return Candidate(
             kind="remove",
             where=axis.name,
             units=count,
-            params=parameters_after(setup.model, setup.axes, gone) - parameters(setup.model),
-            flops=flops_after(setup.model, setup.axes, gone, setup.counts) - sum(setup.counts.values()),
+            params=params,
+            flops=flops,
             gain=one.gain,
             se=one.se,
-            realised=one.gain,
+            realised=one.realised,
             alone=one.gain,
             alone_se=one.se,
             score=-2 * one.predicted,
@@ -185,45 +175,22 @@ def losable(model: nn.Module, found: Sequence[Axis], units: Mapping[str, int]) -
     return [axis for axis in found if 0 < units.get(axis.name, 0) < axis.size and not can_lose(model, axis)]
 
 
-def losses(model: nn.Module, batches: Sequence[Batch], objective: Objective) -> Losses:
-    """Return the loss on batches, as a whole and in groups of examples; of a user's own step each batch is a group.
+def shared(alone: Sequence[float], together: float) -> list[float]:
+    """Share out a joint drop of the loss: what it is beyond the sum goes to each in proportion to its own size.
 
     Args:
-        model: Run as it is.
-        batches: The examples.
-        objective: What the model is trained for.
+        alone: The drops of each by itself [nats].
+        together: That of all of them [nats].
+
+    Returns:
+        Parts of the joint drop, in proportion to the drops where these have one sign.
+
+    Examples:
+        >>> shared([-1.0, -3.0], -2.0), shared([0.0, 0.0], 1.0)
+        ([-0.5, -1.5], [0.5, 0.5])
     """
-    total, mean, terms = examples_in(batches), 0.0, list[float]()
-    for batch in batches:
-        groups = max(min(round(TERMS * batch.size / total), batch.size), 1)
-        one, parts = _measured(model, batch, objective, groups)
-        mean, terms = mean + one * batch.size / total, terms + parts
-    return Losses(mean, torch.tensor(terms, dtype=torch.float64))
-
-
-@torch.no_grad()
-@full_precision()
-def _measured(model: nn.Module, batch: Batch, objective: Objective, groups: int) -> tuple[float, list[float]]:
-    """The mean loss of a batch, and of groups of its examples."""
-    if not isinstance(objective, OutputLoss):
-        mean = objective.mean(model, batch, {})
-        return mean, [mean]
-    whole = upcast((call(model, batch.inputs), batch.target))
-    stops = [batch.size * i // groups for i in range(groups + 1)]
-    parts = [_examples(whole, batch.size, i, j) for i, j in pairwise(stops)]
-    return float(objective.loss(*whole)), [float(objective.loss(*part)) for part in parts]
-
-
-def _examples(tree: Any, size: int, start: int, stop: int) -> Any:
-    """Some examples of a nest of tensors, which may have several rows for each."""
-
-    def taken(leaf: Any) -> Any:
-        if not (isinstance(leaf, Tensor) and leaf.ndim) or len(leaf) % size:
-            return leaf
-        rows = len(leaf) // size
-        return leaf[start * rows : stop * rows]
-
-    return pytree.tree_map(taken, tree)
+    whole, more = sum(map(abs, alone)), together - sum(alone)
+    return [drop + more * (abs(drop) / whole if whole else 1 / len(alone)) for drop in alone]
 
 
 def _resting(model: nn.Module) -> nn.Module:

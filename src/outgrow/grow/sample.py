@@ -149,7 +149,7 @@ def as_tensors(inputs: Example) -> list[Tensor]:
 
 
 def rows_in(example: Example) -> int:
-    """Return how many examples an example of the model's input holds; 1 where it has no batch dimension."""
+    """Return how many examples an input of the model holds: the length of its first tensor; 1 for a single number."""
     return next((len(leaf) for leaf in as_tensors(example) if leaf.ndim), 1)
 
 

@@ -10,6 +10,7 @@ from outgrow.grow.moments import Convention, Fisher
 from outgrow.grow.objective import Objective
 from outgrow.grow.sample import Sample
 from outgrow.net.axis import Axis
+from outgrow.net.cost import flops_after, parameters, parameters_after
 from outgrow.net.inputs import Example
 from outgrow.net.place import Place
 
@@ -53,3 +54,9 @@ class Setup:
     convention: Convention = "expand"
     judged: bool = True
     diagonal: bool = False
+
+    def added(self, units: Mapping[str, int]) -> tuple[int, int]:
+        """Return the parameters and FLOPs that come with so many units more, by axis; fewer units free them."""
+        params = parameters_after(self.model, self.axes, units) - parameters(self.model)
+        flops = flops_after(self.model, self.axes, units, self.counts) - sum(self.counts.values())
+        return params, flops

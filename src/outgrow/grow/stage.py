@@ -17,7 +17,7 @@ from outgrow.grow.objective import Objective, Tangent
 from outgrow.grow.sample import Batch
 from outgrow.net.axis import Axis, Member
 from outgrow.net.edit import grid
-from outgrow.net.enlarge import widen
+from outgrow.net.enlargement import widen
 from outgrow.net.surgery import tensors_of
 from outgrow.net.widening import Widening
 

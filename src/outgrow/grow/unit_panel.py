@@ -19,7 +19,7 @@ from outgrow.grow.sample import Batch, examples_in
 from outgrow.grow.setup import Setup
 from outgrow.grow.trial import Trial
 from outgrow.net.axis import Axis
-from outgrow.net.cost import flops_after, parameters, parameters_after
+from outgrow.net.cost import flops_after
 from outgrow.net.widening import Widening
 
 
@@ -122,14 +122,14 @@ class UnitPanel:
         return chosen, self._trial.written(list(zip(directions.values(), steps, strict=True)), units)
 
     def _candidate(self, axis: str, score: float, bound: float, diagonal: float) -> Candidate:
-        setup, count = self._setup, self._units[axis]
-        more = {axis: count}
+        count = self._units[axis]
+        params, flops = self._setup.added({axis: count})
         return Candidate(
             "widen",
             axis,
             count,
-            params=parameters_after(setup.model, setup.axes, more) - parameters(setup.model),
-            flops=flops_after(setup.model, setup.axes, more, setup.counts) - sum(setup.counts.values()),
+            params,
+            flops,
             score=score,
             bound=bound,
             gradient=self._trial.gradient(axis, count),

@@ -17,7 +17,7 @@ from outgrow.grow.setup import Setup
 from outgrow.grow.stage import Stage
 from outgrow.grow.unit_panel import Units
 from outgrow.net.axis import Axis
-from outgrow.net.cost import flops, flops_after, parameters, parameters_after
+from outgrow.net.cost import flops, parameters
 from outgrow.net.deepen import deepen_, prepared
 from outgrow.net.place import Place
 from outgrow.net.widening import Widening
@@ -69,10 +69,8 @@ def _settled(setup: Setup, widenings: Sequence[Widening]) -> list[Widening]:
 
 
 def _candidate(setup: Setup, widening: Widening) -> Candidate:
-    units = {widening.axis.name: widening.units}
-    params = parameters_after(setup.model, setup.axes, units) - parameters(setup.model)
-    more = flops_after(setup.model, setup.axes, units, setup.counts) - sum(setup.counts.values())
-    return unknown("widen", widening.axis.name, widening.units, params, more)
+    axis, units = widening.axis.name, widening.units
+    return unknown("widen", axis, units, *setup.added({axis: units}))
 
 
 def _block(setup: Setup, place: Place) -> tuple[Block, Candidate]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from outgrow.net.axis import Axis
 from outgrow.net.edit import Edit
-from outgrow.net.enlarge import widen
+from outgrow.net.enlargement import widen
 from outgrow.net.graph import rounding
 from outgrow.net.inputs import Example, call
 from outgrow.net.moves import PARTS

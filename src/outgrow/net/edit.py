@@ -117,6 +117,11 @@ class Edit:
     model: nn.Module | None = field(default=None, repr=False)
     _undo: list[Callable[[], None]] = field(default_factory=list, repr=False)
 
+    @property
+    def moved_by(self) -> float:
+        """What `moved` says; 0 where it was not checked."""
+        return self.moved or 0.0
+
     def on_undo(self, action: Callable[[], None]) -> None:
         """Add what has to be put back too, such as an optimizer's state."""
         self._undo.append(action)

@@ -7,6 +7,7 @@ and what lies behind moves up.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -47,26 +48,30 @@ class TensorPlan:
     """What happens to one tensor.
 
     Args:
+        name: Of the tensor.
         keep: For each dimension, where the old entries go [size].
         shape: The new shape.
         rooms: Where new units come in, along its dimensions.
     """
 
+    name: str
     keep: tuple[Tensor, ...]
     shape: list[int]
     rooms: list[Room]
 
-    def scale(self, name: str) -> float:
-        """Return what gains of RMS norms are multiplied with, to make up for the channels of zeros."""
+    @cached_property
+    def scale(self) -> float:
+        """What gains of RMS norms are multiplied with, to make up for the channels of zeros."""
         pairs = [(room.widening.axis, room.widening.units) for room in self.rooms]
         return math.prod(
             Gain.factor(axis.size, axis.size + units)
             for axis, units in pairs
-            if any(gain.tensor == name for gain in axis.gains)
+            if any(gain.tensor == self.name for gain in axis.gains)
         )
 
+    @cached_property
     def division(self) -> Division | None:
-        """Return what is copied and divided; None without copies."""
+        """What is copied and divided; None without copies."""
         if all(room.widening.copies is None for room in self.rooms):
             return None
         origins = tuple(torch.full((size,), -1) for size in self.shape)
@@ -101,7 +106,7 @@ def plans_of(widenings: Sequence[Widening], present: Mapping[str, Tensor]) -> di
         for dim, pairs in dims.items():
             keep[dim], shape[dim], made = _rooms(shape[dim], pairs)
             rooms += made
-        plans[name] = TensorPlan(tuple(keep), shape, rooms)
+        plans[name] = TensorPlan(name, tuple(keep), shape, rooms)
     return plans
 
 

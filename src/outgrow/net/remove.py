@@ -20,7 +20,7 @@ from outgrow.net.follow import followed
 from outgrow.net.gains import Gain
 from outgrow.net.inputs import Example
 from outgrow.net.preserve import measured
-from outgrow.net.resize import resized_
+from outgrow.net.resizing import resized_
 from outgrow.net.surgery import replace_, tensors_of
 
 Values = Mapping[str, Tensor]

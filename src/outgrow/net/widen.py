@@ -10,10 +10,10 @@ from torch.optim.swa_utils import AveragedModel
 from outgrow.errors import GrowthError
 from outgrow.net.axes import axes, find_axis
 from outgrow.net.axis import Axis
-from outgrow.net.copies import INITS
 from outgrow.net.edit import Edit
-from outgrow.net.enlarge import widen
+from outgrow.net.enlargement import widen
 from outgrow.net.follow import followed
+from outgrow.net.inits import INITS
 from outgrow.net.inputs import Example
 from outgrow.net.preserve import verified
 from outgrow.net.surgery import tensors_of
@@ -77,7 +77,7 @@ def widen_(
         init: The new units' weights. `fresh` draws them as for a fresh layer, `copy` copies units at random (for
             splitting by later noise or training); both are read through zeros at first. `net2net` copies units at
             random and divides the outgoing weights of each among it and its copies, unevenly; `twins` draws pairs of
-            equal units that are read through opposite weights; see `outgrow.net.copies`. Or tensors by name of the
+            equal units that are read through opposite weights; see `outgrow.net.inits`. Or tensors by name of the
             producing weights, in the shape of the weight with as many entries along the axis as come in.
         generator: Random source of the new weights; torch's global one by default.
 

@@ -30,7 +30,7 @@ def limits(start: Record) -> list[str]:
     return [text for text in texts if text]
 
 
-def policy(start: Record) -> str:
+def other_policy(start: Record) -> str:
     """Name the policy of a run where it is another one than outgrow's own, else nothing.
 
     Args:
@@ -39,7 +39,7 @@ def policy(start: Record) -> str:
     Returns:
         Its name.
 
-    >>> policy({"policy": "senn"}), policy({"policy": "outgrow"}), policy({})
+    >>> other_policy({"policy": "senn"}), other_policy({"policy": "outgrow"}), other_policy({})
     ('senn', '', '')
     """
     name = str(start.get("policy") or DEFAULT)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 
 from outgrow.show import quantity
-from outgrow.show.limits import limits, policy
+from outgrow.show.limits import limits, other_policy
 from outgrow.show.record import RESIZES, Record, kind, metric_name
 
 VERBS = {"widen": "grew", "insert": "inserted a block behind", "remove": "shrank"}
@@ -115,7 +115,7 @@ def _start(record: Record, start: Record, left: float | None) -> Iterator[str]:
         if record.get(part + "_examples")
     ]
     yield f"{record['data']}: {record['task']}" + (f", examples: {', '.join(examples)}" if examples else "")
-    decides = policy(record)
+    decides = other_policy(record)
     bounds = f"; at most {', '.join(found)}" if (found := limits(record)) else ""
     flops = f", {quantity.short(record['flops'], 'FLOPs')} an example" if "flops" in record else ""
     yield (

@@ -23,9 +23,9 @@ from outgrow.errors import InputError
 from outgrow.grow.event import Event
 
 CHECK_SHARE = 0.02  # of the cost of training, for as many examples as that buys
-FREE_FLOPS, FREE_SHARE = 6e9, 0.04  # what a check of a short run may take: 0.1 s on two cores, or that share
+FREE_FLOPS, FREE_SHARE = 6e9, 0.1  # what a check of a short run may take: 0.1 s on two cores, or that share
 MOST_CHECK_SHARE = 0.08  # for the least examples; where even they cost more, there are fewer events
-CHECK_MARGIN = 2  # times what a check may take by what is known, set aside for it where training FLOPs are limited
+CHECK_MARGIN = 1.5  # times what a check is said to take, set aside for it where training FLOPs are limited
 STEPS_BETWEEN = 50  # at least, between two events: new units need some training before the next come
 
 
@@ -56,13 +56,14 @@ class Course:
         """Return what the rest from a step on takes, with saving the last size, in forward passes of one example."""
         return 3 * (self.steps - step) * self.batch_size + self.saving
 
-    def training(self, events: int, flops: int, start: float) -> float:
+    def training(self, events: int, flops: int, start: float = 0.0) -> float:
         """Return what the training costs for each of so many events.
 
         Args:
             events: How many.
             flops: Forward FLOPs of one example.
-            start: What starting all modules once costs, in the FLOPs that could be done meanwhile.
+            start: What starting all modules once costs, in the FLOPs that could be done meanwhile; 0 for operations
+                alone.
 
         Returns:
             FLOPs, those included.
@@ -75,7 +76,7 @@ class Course:
         Args:
             flops: Forward FLOPs of one example.
             start: What starting all modules once costs, in the FLOPs that could be done meanwhile.
-            check: What the smallest check takes [flops].
+            check: What the smallest check takes, starting modules too [flops].
 
         Returns:
             At least one.
@@ -86,7 +87,7 @@ class Course:
 
 
 def check_allowance(training: float) -> float:
-    """Return what a check may take, given what the training costs for each event [flops]."""
+    """Return how many operations a check may take, given those of the training for each event [flops]."""
     return max(CHECK_SHARE * training, min(FREE_FLOPS, FREE_SHARE * training))
 
 
@@ -105,7 +106,7 @@ class Account:
         >>> account = Account(Course(steps=10, batch_size=8, saving=16, share=0.5, events=1), limit=100_000)
         >>> account.train(flops=200, examples=8)
         >>> account.train_flops, account.most_after_check(flops=200, step=1, check=lambda: 5_000)
-        (4800, 290)
+        (4800, 313)
     """
 
     course: Course
@@ -114,7 +115,7 @@ class Account:
     check_seconds: float = 0.0
     check_flops: int = 0
     _early: int = field(default=0, init=False)  # of the check that is under way, what is counted already
-    _expected: int = field(default=0, init=False)  # of a check of the network as it is; 0 before it is looked up
+    _expected: int = field(default=0, init=False)  # of the check that was asked for last
     _dearest: float = field(default=1.0, init=False)  # what a check took, as a multiple of that, at most so far
 
     def train(self, flops: int, examples: int) -> None:
@@ -137,8 +138,6 @@ class Account:
         self.check_seconds += sum(event.seconds for event in events)
         if events and self._expected:
             self._dearest = max(self._dearest, max(event.flops for event in events) / self._expected)
-        if any(event.growths for event in events):
-            self._expected = 0
 
     def spent(self) -> dict[str, float]:
         """Return what all of it, and the checks of it, took so far."""
@@ -178,28 +177,29 @@ class Account:
         """
         if self.limit is None:
             return math.inf
-        checking = self._checking(check)
-        left = self.limit - self.train_flops - checking
+        self._expected = check()
+        left = self.limit - self.train_flops - self._checking
         if left < flops * self.course.passes_left(step):
             return 0
-        return self._most(left - flops * self.course.saving, step, checking / flops)
+        return self._most(left - flops * self.course.saving, step, self._checking / flops)
 
-    def most_after_growth(self, flops: int, step: int, check: Callable[[], int]) -> float:
+    def most_after_growth(self, flops: int, step: int) -> float:
         """Return the same once a check is counted and the size is saved, but for a policy that looks again at once.
 
-        Two more checks of what has grown are set aside then. Args and returns are those of `most_after_check`.
+        Two more checks like the last one, of what has grown, are set aside then. Args and returns are those of
+        `most_after_check`.
         """
         if self.limit is None:
             return math.inf
-        return self._most(self.limit - self.train_flops, step, 2 * self._checking(check) / flops)
+        return self._most(self.limit - self.train_flops, step, 2 * self._checking / flops)
 
     def _most(self, left: float, step: int, passes: float) -> int:
         """The largest network whose training to the end, and so many passes beside, what is left affords."""
         return max(int(left / (self.course.passes_left(step) + passes)), 1)
 
-    def _checking(self, check: Callable[[], int]) -> float:
-        """What the next check takes at most; asked for once for each size of the network."""
-        self._expected = self._expected or check()
+    @property
+    def _checking(self) -> float:
+        """What the check that was asked for last takes at most."""
         return CHECK_MARGIN * self._dearest * self._expected
 
     def _spend_on_check(self, flops: int) -> None:

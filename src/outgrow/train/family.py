@@ -6,9 +6,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from outgrow.errors import InputError
+from outgrow.errors import GrowthError, InputError
 from outgrow.models.seed import Seed
 from outgrow.net.carry import adopt_shapes_
+from outgrow.net.deepen import deepen_
 from outgrow.train.evaluate import METRICS, better
 from outgrow.train.folder import RunFolder
 
@@ -88,8 +89,10 @@ def load(
     tensors = folder.read_tensors(entry["file"])
     net = seed.build()
     try:
+        for place in entry.get("blocks", ()):
+            deepen_(net, place, example=seed.example())
         adopt_shapes_(net, tensors)
-    except KeyError as error:
+    except (GrowthError, KeyError) as error:
         raise InputError(f"{folder.path / entry['file']} does not belong to this run: {error.args[0]}") from error
     return net.eval()
 

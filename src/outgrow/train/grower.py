@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any, get_args
 
@@ -13,7 +12,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from outgrow.errors import InputError
 from outgrow.grow.budget import Budget, Cost
-from outgrow.grow.check import Verdict, add_unseen, check
+from outgrow.grow.check import Verdict, add_unseen, check, demand_known_names
 from outgrow.grow.curvature import Loss
 from outgrow.grow.effort import Effort
 from outgrow.grow.event import Event, Growth
@@ -34,11 +33,15 @@ from outgrow.train.growing import Growing, axes_to_try
 from outgrow.train.inventory import Inventory
 
 SAMPLE_BOUNDS = (128, 16_384)  # examples of each part of a check, where its cost decides
+CHEAP_ROWS = (
+    1.1  # times the least that a check takes, spent on more positions where it can't afford the fewest examples
+)
+AGAIN_AT_MOST = 1_000  # looks at one moment: more than SENN's bound on them with any of its published thresholds
 VERIFIED = 32  # examples on which an edit is verified
 
 
 class Grower:
-    """Widens a model while a loop of the user's trains it, where that pays on fresh data.
+    """Widens, deepens and shrinks a model while a loop of the user's trains it, where that pays on fresh data.
 
     Args:
         model: Any module that `torch.export` can export; edited in place.
@@ -52,15 +55,17 @@ class Grower:
         max_latency: Budget of the time of a forward pass on `example`, measured here [seconds].
         step: In place of `loss`, for whatever that can't say: called with the model and a batch of the loader, of any
             type, it returns their mean loss, without `backward`. Less is known then: see `outgrow.grow.step`.
-        policy: When to look and what to add, in place of `Proportional()`; see `outgrow.grow.policies`.
+        policy: When to look and what to add, in place of the default, `Proportional()`; see `outgrow.grow.policies`.
         averages: Averaged weights of the model, which grow along.
-        before_growth: Called with the verdict when the network is about to grow: the moment to save a size.
+        before_growth: Called with the verdict when the network is about to change, also where units go: the moment to
+            save a size.
         sample: Examples that propose units at a check; as many fresh ones judge them.
         check_flops: Floating-point operations that a check may take, in place of `sample`: as many examples are read as
             that affords (128 to 16,384), and as many positions of them as the layers' dimensions ask for. Two cores do
             60 GFLOP a second, about.
-        proposal: How units are proposed where the policy leaves it open, in place of `random` (and of the default
-            policy's own choice): one of `outgrow.grow.proposals`.
+        proposal: How units are proposed, one of `outgrow.grow.proposals`: by the default policy, or by a given one that
+            leaves it open (`random` then, where absent). One that has an `init` of its own goes by that, also
+            `Proportional()` where it is given.
         damping: Share of the mean diagonal that is added to every K-FAC factor; chosen on held-out data where absent.
         jump_start: Whether the step that the gain stands for is taken: the network starts to use new units at once,
             and its function changes. They start unused otherwise.
@@ -71,7 +76,7 @@ class Grower:
 
     Attributes:
         axes: Every axis of the model as it is now.
-        history: Every check so far that looked at candidates.
+        history: Every check so far but those for which it was not time: also growths without a look, and empty plans.
 
     Raises:
         InputError: The model can't be exported, or nothing of it can grow, or the budget is below its size, or the
@@ -167,27 +172,39 @@ class Grower:
     @property
     def start_flops(self) -> float:
         """What starting one pass through the model costs, in the FLOPs that could be done meanwhile."""
-        return self._now.work.start
+        return self._now.start
 
     @property
     def places(self) -> list[Place]:
         """Every place of the model as it is now where a block can be tried; looked for when first asked."""
         return [place for place in self._now.places if place.name not in self._failed]
 
-    def effort(self) -> Effort:
-        """Return how many examples and positions the next check reads, and what it costs, before it starts."""
-        work = self._now.work
+    def effort(self, plan: Plan | None = None) -> Effort:
+        """Return how many examples and positions a check reads, and what it costs, before it starts.
+
+        Args:
+            plan: What is on trial, as `policy.propose(situation)` gives it; where absent, units on every axis that are
+                proposed as the policy does it.
+
+        Returns:
+            The effort; what a block's own moments read is not in its positions.
+        """
+        proposal = self._proposal(plan)
+        work = self._now.work(plan or self._now.usual(proposal), proposal)
         if self.check_flops is None:
             return work.effort(self.sample)
-        found = work.affordable(self.check_flops, *SAMPLE_BOUNDS)
-        return found if found.examples >= SAMPLE_BOUNDS[0] else work.effort(SAMPLE_BOUNDS[0], 0)
+        fewest, most = SAMPLE_BOUNDS
+        least = work.effort(fewest, 0).flops
+        if self.check_flops < least:
+            return work.affordable(CHEAP_ROWS * least, fewest, fewest)
+        return work.affordable(self.check_flops, fewest, most)
 
-    def check_operations(self) -> int:
-        """Return about how many floating-point operations the next check takes, without those lost while modules start.
+    def plan(self, progress: float | None = None, epoch: float | None = None) -> Plan | None:
+        """Return what a check would put on trial now; None while it is not time. The arguments are those of `check`."""
+        return self._plan(self.situation(progress, epoch))
 
-        At most: of positions it may read fewer.
-        """
-        return replace(self._now.work, start=0.0).effort(self.effort().examples).flops
+    def _plan(self, now: Situation) -> Plan | None:
+        return demand_known_names(self.policy.propose(now), self.policy, self.axes, lambda: self._now.found)
 
     def situation(self, progress: float | None = None, epoch: float | None = None) -> Situation:
         """Return what a policy sees now; see `check`."""
@@ -207,25 +224,33 @@ class Grower:
         """Look whether the network should grow, and let it grow; costs nothing while the policy says it is not time.
 
         Args:
-            loader: Yields (inputs, target), or what `step` takes; the first `2 * sample` examples are read. Best
-                shuffled, without augmentation.
+            loader: Yields (inputs, target), or what `step` takes; as many examples as `effort` says are read for each
+                part, none for a plan without evidence. Best shuffled, without augmentation.
             progress: Share of the run that is over, 0 to 1, where it is known: the policy then spreads its events.
             epoch: Epochs trained so far, for policies that count them; the number of calls where absent.
 
         Returns:
-            What was seen and done; where the policy looked again at once, the last event, and `history` holds all.
-            The model, its optimizer and averages have been edited in place.
+            What was seen and done; where the policy looked again at once, the last event that changed something, and
+            `history` holds all. The model, its optimizer and averages have been edited in place.
 
         Raises:
             FloatingPointError: The model's weights are not finite.
-            InputError: The loader's items or `progress` are not what is expected.
+            InputError: The loader's items, `progress`, or the policy's plan or decision are not what is expected.
         """
         if progress is not None and not 0 <= progress <= 1:
             raise InputError(f"expected the progress of the run as 0 to 1, got {progress}")
         event, again = self._look_once(loader, progress, epoch)
-        while again and event.growths:
+        looks = 1
+        while again:
+            if looks == AGAIN_AT_MOST:
+                raise InputError(
+                    f"policy {type(self.policy).__name__}: expected its looks at one moment to end, received "
+                    f"again=True from {looks:,} of them: let it stop, or give a budget that it keeps to"
+                )
             following, again = self._look_once(loader, progress, epoch)
-            event = following if following.event else event
+            looks += 1
+            if following.growths or (following.event and not event.growths):
+                event = following
         self._calls += 1
         return event
 
@@ -233,7 +258,7 @@ class Grower:
         """One event, and whether the policy wants another one at once."""
         started = time.perf_counter()
         now = self.situation(progress, epoch)
-        plan = self.policy.propose(now)
+        plan = self._plan(now)
         params = now.cost.params
         unchanged = partial(Event, gain_now=None, candidates=(), growths=(), params_before=params, params_after=params)
         unchanged = partial(unchanged, seconds=0.0, flops=0, progress=progress, epoch=now.epoch)
@@ -255,6 +280,7 @@ class Grower:
         seen = setup.sample.b or setup.sample.a
         with full_precision():
             inputs = self.example if self.loss is None or not seen else few(seen[0].inputs, VERIFIED)
+            failed = len(self._failed)
             growths = self._grow(verdict, inputs, setup.jump_start)
         event = Event(
             event=number,
@@ -272,18 +298,22 @@ class Grower:
             loss=verdict.loss,
         )
         self.history.append(event)
-        return event, verdict.decision.again
+        return event, verdict.decision.again and (bool(growths) or len(self._failed) > failed)
 
     def _cost_with(self, cost: Cost, units: Mapping[str, int]) -> Cost:
         """What the model would cost with more units; `cost` is what it costs now."""
         return self._now.cost_with(cost, self.axes, units)
 
     def _look(self) -> Inventory:
-        return Inventory(self.model, self.example, self.axes, PASSES[self.proposal])
+        return Inventory(self.model, self.example, self.axes)
+
+    def _proposal(self, plan: Plan | None) -> str:
+        """How units are proposed: as the plan says, or the policy, or this Grower."""
+        said = plan.init if plan else getattr(self.policy, "init", None)
+        return self.proposal if said is None else demanded(said)
 
     def _setup(self, plan: Plan, loader: Iterable[Any]) -> Setup:
-        proposal = self.proposal if plan.init is None else demanded(plan.init)
-        effort = self.effort()
+        proposal, effort = self._proposal(plan), self.effort(plan)
         if plan.evidence == "none" and not PASSES[proposal] and not plan.removals:
             sample = Sample((), ())
         else:

@@ -187,7 +187,7 @@ def _widening(one: Units, edit: Edit, params: int) -> Growth:
         gain=one.gain.gain,
         se=one.gain.se,
         realised=one.realised,
-        moved=edit.moved or 0.0,
+        moved=edit.moved_by,
         params=params,
     )
 
@@ -202,7 +202,7 @@ def _insertion(block: Block, edit: Edit) -> Growth:
         gain=block.gain.gain,
         se=block.gain.se,
         realised=block.realised,
-        moved=edit.moved or 0.0,
+        moved=edit.moved_by,
         params=block.params,
     )
 
@@ -217,7 +217,7 @@ def _removal(one: Losing, edit: Edit, params: int) -> Growth:
         size_after=axis.size - units,
         gain=one.gain,
         se=one.se,
-        realised=one.gain,
-        moved=edit.moved or 0.0,
+        realised=one.realised,
+        moved=edit.moved_by,
         params=params,
     )

@@ -1,6 +1,6 @@
 """How a network is trained while it grows: optimizer, batch size, learning rate over the run."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 from torch.optim import AdamW
@@ -8,7 +8,7 @@ from torch.optim import AdamW
 
 @dataclass(frozen=True)
 class Recipe:
-    """A run of fixed length: a constant rate while the network grows, then a decay to zero.
+    """A run of fixed length: a constant rate until some time after the growth, then a decay to zero.
 
     Args:
         epochs: Passes over the training part.
@@ -17,7 +17,8 @@ class Recipe:
         weight_decay: Decay of weights (not of biases and norms).
         warmup: Share of the run in which the rate rises from zero.
         share: Share of the run in which the network grows.
-        constant: Share of the run after which the rate falls; not before the growth is over.
+        constant: Share of the run after which the rate falls; not before the growth is over, but for a policy that
+            grows the network to its end: then the rate falls in the last 2 % of it.
         events: How many growth events in that time, if there are steps enough.
     """
 
@@ -44,6 +45,16 @@ class Recipe:
         """
         batch = 32 if examples < 4_000 else 64 if examples < 20_000 else 128
         return cls(epochs or min(max(round(1_200_000 / examples), 20), 100), min(batch, examples))
+
+    def holding_until(self, share: float) -> "Recipe":
+        """Return the recipe for a policy that lets the network grow until another share of the run, 0 to 1.
+
+        Examples:
+            >>> recipe = Recipe(epochs=20, batch_size=32)
+            >>> recipe.holding_until(0.1) == recipe, recipe.holding_until(0.9).rate_at(0.9) == recipe.rate
+            (True, True)
+        """
+        return replace(self, constant=max(self.constant, share))
 
     def rate_at(self, progress: float) -> float:
         """Return the learning rate at a share of the run, 0 to 1: linear warm-up, constant, linear to zero."""

@@ -57,8 +57,6 @@ class Trainer:
         device: Where to train.
         policy: Makes the policy for this run's timetable: when to look and what to add.
         policy_name: What the journal calls it.
-        proposal: How units are proposed, by name.
-        jump_start: Whether new units start with the step that their gain stands for; unused otherwise.
         on_record: Called with every record of the journal.
         on_step: Called with the number of steps done.
 
@@ -79,8 +77,6 @@ class Trainer:
         device: str = "cpu",
         policy: Callable[[Timetable], Policy] = Proportional.over,
         policy_name: str = "outgrow",
-        proposal: str | None = None,
-        jump_start: bool = False,
         on_record: Callable[[Record], None] = lambda record: None,
         on_step: Callable[[int], None] = lambda step: None,
     ) -> None:
@@ -121,8 +117,6 @@ class Trainer:
             self._optimizer,
             self._loss,
             network.example().to(device),
-            proposal=proposal,
-            jump_start=jump_start,
             averages=[self._average],
             before_growth=self._before_growth,
             seed=seed,
@@ -135,10 +129,14 @@ class Trainer:
         except InputError as error:
             widths = " ".join(map(str, network.widths))
             raise InputError(f"{error}: raise it, or start with smaller widths than {widths}") from error
+        table = Timetable(recipe.events, recipe.share, recipe.epochs, seed, device)
+        self._grower.policy = policy(table)  # says what its checks cost
         self._events = self._fitting_events()
-        self._grower.policy = policy(Timetable(self._events, recipe.share, recipe.epochs, seed, device))
+        self._grower.policy = policy(replace(table, events=self._events))
+        self._recipe = recipe.holding_until(getattr(self._grower.policy, "share", recipe.share))
         self._family = Family(folder, dataset.task)
         self._good: nn.Module | None = None  # averaged weights at the end of the last epoch with a finite loss
+        self._blocks: list[str] = []  # places of those that were inserted, in order
         self._saved_at = -1  # the step at which a size was saved last
         self._started = time.perf_counter()
 
@@ -210,15 +208,19 @@ class Trainer:
     def _check(self) -> None:
         """Let the network grow if it is time, and what is left of the training FLOPs is enough."""
         grower, account = self._grower, self._account
-        training = self._course.training(self._events, grower.flops, grower.start_flops)
-        grower.check_flops = check_allowance(training)
-        most = account.most_after_check(grower.flops, self._step, grower.check_operations)
+        progress, epoch = self._step / self._course.steps, self._step / len(self._train)
+        grower.check_flops = check_allowance(self._course.training(self._events, grower.flops))
+        self._limit_growth(account.most_after_check(grower.flops, self._step, lambda: 0))
+        plan = grower.plan(progress, epoch)
+        if plan is None:
+            return
+        most = account.most_after_check(grower.flops, self._step, lambda: grower.effort(plan).flops)
         if not most:
             return
         self._limit_growth(most)
-        seen, epoch = len(grower.history), self._step / len(self._train)
+        seen = len(grower.history)
         try:
-            grower.check(self._plain, self._step / self._course.steps, epoch)
+            grower.check(self._plain, progress, epoch)
         except FloatingPointError as error:
             raise self._diverged() from error
         events = grower.history[seen:]
@@ -227,12 +229,14 @@ class Trainer:
             if event.growths:
                 self._good = None  # it has other shapes, and is saved
                 restart_(self._average)
-            self._record({**event.to_json(), "epoch": epoch, "step": self._step})
+            self._blocks += [growth.where for growth in event.growths if growth.kind == "insert"]
+            self._record({**event.to_json(), "step": self._step})
 
     def _limit_growth(self, most: float) -> None:
         """Let the network grow to so many forward FLOPs, within its budget."""
         if math.isfinite(most):
-            limit = min(int(most), self._budget.max_flops or int(most))
+            most = max(int(most), self._grower.flops)
+            limit = min(most, self._budget.max_flops or most)
             self._grower.budget = replace(self._budget, max_flops=limit)
 
     def _before_growth(self, verdict: Verdict) -> None:
@@ -242,12 +246,13 @@ class Trainer:
         if self._saved_at != self._step:
             self._save_size()
         self._saved_at = self._step
-        self._limit_growth(account.most_after_growth(grower.flops, self._step, grower.check_operations))
+        self._limit_growth(account.most_after_growth(grower.flops, self._step))
 
     def _fitting_events(self) -> int:
         """Return how many events the recipe asks for, or fewer where the run is too short for them."""
         self._grower.check_flops = 1.0  # as little as can be
-        return self._course.fitting_events(self._grower.flops, self._grower.start_flops, self._grower.effort().flops)
+        least = self._grower.effort()
+        return self._course.fitting_events(self._grower.flops, self._grower.start_flops, least.flops + least.start)
 
     def _save_size(self, model: nn.Module | None = None) -> None:
         """Save averaged weights with their own BatchNorm statistics, and how good they are."""
@@ -260,6 +265,7 @@ class Trainer:
                 "params": parameters(model),
                 "flops": self._grower.flops,
                 "axes": self._grower.sizes,
+                "blocks": list(self._blocks),
                 "validation": self._evaluate(model, self._data.validation),
                 "test": self._evaluate(model, self._data.test) if self._data.test is not None else None,
                 "train_flops": self._account.train_flops,

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Self
 
+from outgrow.errors import InputError
 from outgrow.grow.event import Candidate
 from outgrow.grow.policies.pace import shared_units
 from outgrow.grow.policies.schedule import Init, Schedule
@@ -29,11 +30,19 @@ class RandomGrowth(Schedule):
         most: Greatest growth of the cost at one event.
         depth: Chance that an event inserts a block.
         seed: Of the draws.
+
+    Raises:
+        InputError: An argument is out of range.
     """
 
     init: Init = field(default="random", init=False, repr=False)
     depth: float = 0.0
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.depth <= 1:
+            raise InputError(f"depth: expected a chance from 0 to 1, received {self.depth}")
 
     @classmethod
     def over(cls, run: Timetable) -> Self:

@@ -15,7 +15,7 @@ class Net2Net(Schedule):
 
     Here the network is widened at several events while it trains, by small factors instead of one large one. Copies
     take unequal parts of the outgoing weights in place of noise, which keeps the function exactly and yet lets them
-    part, see `outgrow.net.copies`. Axes that can't be divided get random units.
+    part, see `outgrow.net.inits`. Axes that can't be divided get random units.
     """
 
     init: Init = field(default="net2net", init=False, repr=False)

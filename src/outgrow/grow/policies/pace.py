@@ -34,7 +34,7 @@ class Pace:
     """
 
     events: int = 8
-    share: float = 0.6
+    share: float = 0.3
     factor: float = 1.5
     most: float = 3.0
 
@@ -135,11 +135,11 @@ def shared_units(now: Situation, shares: Mapping[str, float], room: float) -> di
 
 
 def least_units(now: Situation) -> dict[str, int]:
-    """Return one unit on each axis, else on the cheapest one, if the budget has room for that."""
+    """Return one unit on each axis, else on the one that leaves most of the budget, if it has room for that."""
     everywhere = dict.fromkeys(now.sizes, 1)
     if now.fits(everywhere):
         return everywhere
-    cheapest = min(now.sizes, key=lambda axis: now.cost_with({axis: 1}).params)
+    cheapest = max(now.sizes, key=lambda axis: room_with(now, {axis: 1}))
     return {cheapest: 1} if now.fits({cheapest: 1}) else {}
 
 

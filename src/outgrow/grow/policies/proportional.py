@@ -1,18 +1,19 @@
 """outgrow's default: proportion, tilted by gain per cost, with depth where it pays better than width."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 from outgrow.errors import InputError
-from outgrow.grow.event import Candidate
+from outgrow.grow.event import Candidate, Event
 from outgrow.grow.hysteresis import Hysteresis
 from outgrow.grow.policies.pace import Pace, filled, least_units, proportional_units
+from outgrow.grow.policies.schedule import demand_on_trial
 from outgrow.grow.policy import Decision, Plan, Present, Situation, Timetable
 
 PRUNINGS = 3  # events after growth at which units may be given back
-PRUNING_STEP = 0.08  # of the run between two of them
+PRUNING_STEP = 0.08  # of the run between two of them, if it is long enough
 
 
 @dataclass(frozen=True)
@@ -38,24 +39,34 @@ class Proportional:
     a from the growths among the last `recent` events, drawn towards zero as if one doubling more had brought nothing.
     So growth ends where the loss is as good as gone, or where larger networks have stopped to bring it down.
 
+    The price is relative: `price` times the loss at the first event, so that a loss in another unit lets the same
+    network grow. The power law is one of losses whose best value is zero, and takes all that fell between two growths
+    for a merit of the first one's parameters, also what training alone did. Where a loss is not above zero, only the
+    first account counts, and the price is relative to its absolute value.
+
     With `depth`, a block at each place competes with the units: the best one goes in where its gain less its standard
     error, per parameter, is more than `lead` times that of all units together, and the units are planned again at once.
-    With `prune`, some events after the growth give back what stopped paying; see `Hysteresis`.
+    With `prune`, three looks after the growth give back what stopped paying, of which the first one lets rest what has
+    just grown; see `Hysteresis`. That takes a known `progress`: without one there is no end of the growth.
+
+    Histories go by names, and an insertion into a chain shifts the names of axes behind it: until the next event has
+    gains of the new names, axes may have another one's tilt or rest.
 
     Args:
         factor: Growth of the parameters at an event, where nothing else sets it.
         most: Greatest growth of the cost at one event.
         events: How many events.
         share: Share of the run in which the network grows.
-        init: How new units are proposed, by name; the Grower's own way where None.
-        price: Nats that a parameter has to save to be added.
+        init: How new units are proposed, by name, see `outgrow.grow.proposals`; the Grower's own way where None.
+        price: Share of the loss at the first event that a parameter has to save to be added, and is worth at least
+            when it may go; below zero all units on trial are added, whatever they are worth.
         recent: Events over which the exponent a is seen.
         strength: Exponent of the tilt; 0 for plain proportion.
         bounds: Least and greatest tilt.
         multiple: What sizes are rounded to, from twice of it on.
         depth: Whether blocks are tried, too.
         lead: By how much a block has to gain more for its parameters than the units do.
-        prune: Whether units may go again.
+        prune: Whether units may go again, after the growth.
 
     Raises:
         InputError: An argument is out of range.
@@ -64,8 +75,8 @@ class Proportional:
     factor: float = 1.5
     most: float = 3.0
     events: int = 8
-    share: float = 0.6
-    init: str | None = "mixed"
+    share: float = 0.3
+    init: str | None = "suited"
     price: float = 1e-7
     recent: int = 3
     strength: float = 0.25
@@ -77,10 +88,14 @@ class Proportional:
 
     def __post_init__(self) -> None:
         _ = self.pace  # raises
+        if self.init is not None:
+            demand_on_trial(self.init)
         low, high = self.bounds
-        for name, value, least in (("multiple", self.multiple, 1), ("lead", self.lead, 0)):
-            if value < least:
-                raise InputError(f"{name}: expected at least {least}, received {value}")
+        for name, least in (("multiple", 1), ("lead", 0), ("recent", 1), ("strength", 0)):
+            if not getattr(self, name) >= least:
+                raise InputError(f"{name}: expected at least {least}, received {getattr(self, name)}")
+        if self.prune and self.share == 1:
+            raise InputError("prune: expected a share of the run below 1, since units go after the growth, received 1")
         if not 0 < low <= 1 <= high:
             raise InputError(
                 f"bounds: expected the least tilt in 0..1 and the greatest from 1 on, received {self.bounds}"
@@ -107,7 +122,6 @@ class Proportional:
         growth = pace.growth(now, None if now.progress is None else pace.slot(now.progress))
         units = proportional_units(now, growth, self._tilts(now), self.multiple) or least_units(now)
         units = filled(now, units, 1.0) if growth >= now.budget.room(now.cost) and self.multiple == 1 else units
-        units = {axis: count for axis, count in units.items() if axis not in self._resting(now)}
         if not units:
             return Plan({}, f"the budget of {now.budget} is spent")
         return Plan(units, "due", blocks=now.places() if self.depth and not deepened else (), init=self.init)
@@ -115,16 +129,18 @@ class Proportional:
     def decide(self, now: Situation, candidates: Sequence[Candidate], present: Present) -> Decision:
         """Return the best block, all units on trial, or what has to go, if they pay for themselves."""
         if any(c.kind == "remove" for c in candidates):
-            gone = Hysteresis(rest=1).decide(now, candidates)
-            return Decision({}, f"{sum(gone.values())} units cost less than they are worth elsewhere", removals=gone)
+            gone = self._hysteresis(now).decide(now, candidates)
+            found = f"{sum(gone.values())} units cost less than they are worth elsewhere"
+            return Decision({}, found if gone else "no unit is worth less than it costs", removals=gone)
         wide = [c for c in candidates if c.kind == "widen"]
-        if block := self._best_block(now, candidates):
+        least = self.price * _scale(now, present.loss)
+        if block := self._best_block(now, candidates, least):
             return Decision({}, f"a block gains {_rate([block]):.1e} nats a parameter", (block.where,), again=True)
         added = sum(c.params for c in wide)
         now_worth = sum(c.alone - c.alone_se for c in wide)
         worth = max(now_worth, self._later(now, present, added))
-        price = self.price * added
-        if not worth > price:
+        price = least * added
+        if not worth > price and self.price >= 0:
             return Decision(
                 {}, f"{added:,} parameters would save {worth:.1e} nats, less than their price of {price:.1e}"
             )
@@ -142,42 +158,57 @@ class Proportional:
                 fallen, grown = fallen + math.log(before[1] / after[1]), grown + math.log(after[0] / before[0])
         return present.loss * (1 - (1 + added / now.cost.params) ** -max(fallen / grown, 0.0))
 
-    def _best_block(self, now: Situation, candidates: Sequence[Candidate]) -> Candidate | None:
-        """The block that gains most for its parameters, if that is more than the units do."""
+    def _best_block(self, now: Situation, candidates: Sequence[Candidate], least: float) -> Candidate | None:
+        """The block that gains most for its parameters, if that is more than the units do and the least that pays."""
         blocks = [c for c in candidates if c.kind == "insert" and c.gain > c.se and now.affords(c)]
         best = max(blocks, key=lambda block: _rate([block]), default=None)
         wide = [c for c in candidates if c.kind == "widen"]
-        return best if best and _rate([best]) > max(self.lead * _rate(wide), self.price) else None
+        return best if best and _rate([best]) > max(self.lead * _rate(wide), least) else None
 
     def _pruning(self, now: Situation) -> Plan | None:
         """What may go, at some moments after the growth; nothing yet at the first, since newborns rest."""
         if not self.prune or now.progress is None:
             return None
-        due = min(math.floor((now.progress - self.share) / PRUNING_STEP + 1e-9), PRUNINGS)
-        seen = sum(event.progress is not None and event.progress > self.share for event in now.history)
-        if due <= seen:
+        looked = [self._look(event.progress) for event in now.history if event.progress is not None]
+        if self._look(now.progress) <= max(looked, default=0):
             return None
-        gone = Hysteresis(rest=1).propose(now)
+        gone = self._hysteresis(now).propose(now)
         return Plan({}, "what has stopped paying" if gone else "nothing may go yet", removals=gone)
 
-    def _resting(self, now: Situation) -> frozenset[str]:
-        return Hysteresis(rest=1).turned(now, "remove") if self.prune else frozenset()
+    def _look(self, progress: float) -> int:
+        """The number of the last pruning look that is due, from 1; 0 before the first."""
+        step = min(PRUNING_STEP, (1 - self.share) / (PRUNINGS + 1))
+        return min(max(math.floor((progress - self.share) / step + 1e-9), 0), PRUNINGS)
+
+    def _hysteresis(self, now: Situation) -> Hysteresis:
+        return Hysteresis(rest=1, price=max(self.price * _scale(now), 0.0))
 
     def _tilts(self, now: Situation) -> dict[str, float]:
         """Return how each axis's growth is tilted, by the last event that had gains.
 
         The gain counts per cost, the cost being its share of the added parameters plus its share of the added FLOPs.
         """
-        seen = ([c for c in e.candidates if c.kind == "widen" and c.where in now.sizes] for e in reversed(now.history))
-        last = next((found for found in seen if found), [])
+        last = next(filter(None, (_judged_units(event, now.sizes) for event in reversed(now.history))), [])
         params, flops = sum(c.params for c in last), sum(c.flops for c in last)
+        least = 1e-9 * max((max(c.gain, c.se) for c in last), default=0.0) or 1.0
         rates = {
-            c.where: max(c.gain, c.se, 1e-12) / (c.params / max(params, 1) + c.flops / max(flops, 1)) for c in last
+            c.where: max(c.gain, c.se, least) / (c.params / max(params, 1) + c.flops / max(flops, 1)) for c in last
         }
         mean = math.exp(sum(map(math.log, rates.values())) / max(len(rates), 1))
         low, high = self.bounds
         tilts = {axis: min(max((rate / mean) ** self.strength, low), high) for axis, rate in rates.items()}
         return {**dict.fromkeys(now.sizes, 1.0), **tilts}
+
+
+def _scale(now: Situation, loss: float = math.nan) -> float:
+    """What prices are relative to: the size of the first loss that is known, `loss` being the present one, else 1."""
+    losses = (*(event.loss for event in now.history), loss)
+    return next((abs(one) for one in losses if not math.isnan(one)), 1.0)
+
+
+def _judged_units(event: Event, sizes: Mapping[str, int]) -> list[Candidate]:
+    """The units that an event judged, on axes that are there."""
+    return [c for c in event.candidates if c.kind == "widen" and c.where in sizes and not math.isnan(c.gain)]
 
 
 def _rate(candidates: Sequence[Candidate]) -> float:
@@ -187,6 +218,8 @@ def _rate(candidates: Sequence[Candidate]) -> float:
 
 
 def _has_just_deepened(now: Situation) -> bool:
-    """Whether the last event inserted a block at this very moment."""
+    """Whether the last event tried a block at this very moment, and added no units."""
     last = now.history[-1] if now.history else None
-    return last is not None and last.epoch == now.epoch and any(g.kind == "insert" for g in last.growths)
+    if last is None or last.epoch != now.epoch:
+        return False
+    return any(c.kind == "insert" for c in last.candidates) and not any(g.kind == "widen" for g in last.growths)

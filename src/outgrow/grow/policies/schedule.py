@@ -2,14 +2,31 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Self
+from typing import Literal, Self, get_args
 
 from outgrow.errors import InputError
 from outgrow.grow.event import Candidate
 from outgrow.grow.policies.pace import Pace, filled, least_units, proportional_units, room_with
 from outgrow.grow.policy import Decision, Evidence, Plan, Present, Situation, Timetable
 
-Init = Literal["random", "closed", "gradmax", "split", "mixed", "net2net", "twins"]
+Init = Literal["random", "closed", "gradmax", "split", "suited", "mixed", "net2net", "twins"]
+"""How units come in; see `outgrow.grow.proposals`."""
+
+ON_TRIAL = ("random", "closed", "gradmax", "split", "suited", "mixed")
+"""Those of them that can be judged: copies that divide are in use at once."""
+
+
+def demand_on_trial(init: str) -> None:
+    """Check that units that come in so can be judged.
+
+    Args:
+        init: How they come in.
+
+    Raises:
+        InputError: They can't.
+    """
+    if init not in ON_TRIAL:
+        raise InputError(f"init: expected one of {', '.join(ON_TRIAL)}, received '{init}'")
 
 
 @dataclass(frozen=True)
@@ -38,7 +55,7 @@ class Schedule:
     """
 
     events: int = 8
-    share: float = 0.6
+    share: float = 0.3
     factor: float = 1.5
     most: float = 3.0
     init: Init = "random"
@@ -47,6 +64,8 @@ class Schedule:
 
     def __post_init__(self) -> None:
         _ = self.pace  # raises
+        if self.init not in get_args(Init):
+            raise InputError(f"init: expected one of {', '.join(get_args(Init))}, received '{self.init}'")
         if self.init == "mixed" and self.evidence == "none":
             raise InputError("init: 'mixed' makes a pool to choose from, expected another where nothing is judged")
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from outgrow.errors import InputError
 from outgrow.grow.diagonal import discounted
 from outgrow.grow.event import Candidate
+from outgrow.grow.policies.rhythm import Rhythm
 from outgrow.grow.policy import Decision, Plan, Present, Situation, Timetable
 
 COOLDOWN = 10 / 300  # of the run: 10 of 300 epochs, as published
@@ -36,7 +37,7 @@ class Secnn:
         rate: SECNN's lambda_n, of the discount for added parameters.
         channels: How many channels an axis gets when it grows for the first time, the second time, and so on; the last
             number from then on.
-        layers: Most layers of a block.
+        layers: Most layers of a block; 0 for growth in width alone.
         cooldown: Epochs after a growth without a look.
         every: Epochs from one look to the next; the first comes after as many.
         share: Share of the run in which the network grows.
@@ -56,8 +57,12 @@ class Secnn:
     def __post_init__(self) -> None:
         if not self.channels or min(self.channels) < 1:
             raise InputError(f"channels: expected one number above zero at least, received {self.channels}")
-        if not self.tau > 0 or not self.every > 0:
-            raise InputError(f"expected tau and every above zero, received {self.tau} and {self.every}")
+        if not self.tau > 0:
+            raise InputError(f"tau: expected a number above zero, received {self.tau}")
+        for name in ("rate", "layers", "cooldown"):
+            if not getattr(self, name) >= 0:
+                raise InputError(f"{name}: expected a number of at least 0, received {getattr(self, name)}")
+        _ = self.rhythm  # raises
 
     @classmethod
     def over(cls, run: Timetable) -> "Secnn":
@@ -68,6 +73,11 @@ class Secnn:
     def paper(cls, run: Timetable) -> "Secnn":
         """Return the policy as published: a cooldown of 10 epochs, and growth to the end of the run."""
         return cls()
+
+    @property
+    def rhythm(self) -> Rhythm:
+        """When looks come."""
+        return Rhythm(self.every, self.share)
 
     def propose(self, now: Situation) -> Plan | None:
         """Return channels on every axis and a layer for every block, when a look is due."""
@@ -96,15 +106,8 @@ class Secnn:
 
     def _due(self, now: Situation) -> bool:
         """Whether it is time for another look, the last growth being long enough ago."""
-        if now.progress is not None and now.progress > self.share:
-            return False
-        looked = now.history[-1].epoch if now.history else 0.0
         grew = next((event.epoch for event in reversed(now.history) if event.growths), -math.inf)
-        return self._look(now.epoch) > self._look(looked) and now.epoch >= grew + self.cooldown - 1e-9
-
-    def _look(self, epoch: float) -> int:
-        """Return the number of the last look that was due, from 1; 0 before the first."""
-        return math.floor(epoch / self.every + 1e-9)
+        return self.rhythm.due(now) and now.epoch >= grew + self.cooldown - 1e-9
 
     def _blocks(self, places: Sequence[str]) -> tuple[str, ...]:
         """The last place of every block that has room for a layer."""

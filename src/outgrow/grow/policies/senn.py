@@ -8,6 +8,8 @@ from typing import Literal, get_args
 from outgrow.errors import InputError
 from outgrow.grow.additions import additions_bound
 from outgrow.grow.event import Candidate
+from outgrow.grow.policies.rhythm import Rhythm
+from outgrow.grow.policies.schedule import demand_on_trial
 from outgrow.grow.policy import Decision, Plan, Present, Situation, Timetable
 
 Relative = Literal["layer", "total"]
@@ -68,11 +70,12 @@ class Senn:
 
     def __post_init__(self) -> None:
         additions_bound(1.0, self.tau, self.alpha)
+        demand_on_trial(self.init)
+        _ = self.rhythm  # raises
         if self.relative not in get_args(Relative):
             raise InputError(f"relative: expected one of {', '.join(get_args(Relative))}, received '{self.relative}'")
-        for name in ("units", "every"):
-            if not getattr(self, name) > 0:
-                raise InputError(f"{name}: expected a number above zero, received {getattr(self, name)}")
+        if self.units < 1:
+            raise InputError(f"units: expected at least one, received {self.units}")
 
     @classmethod
     def over(cls, run: Timetable) -> "Senn":
@@ -83,6 +86,11 @@ class Senn:
     def paper(cls, run: Timetable) -> "Senn":
         """Return the policy of SENN's regression experiment: single units by Delta eta', to the end of the run."""
         return cls(tau=1.0, alpha=2.5e-3, bound=True, units=1, init="mixed", depth=False)
+
+    @property
+    def rhythm(self) -> Rhythm:
+        """When moments come."""
+        return Rhythm(self.every, self.share)
 
     @property
     def most(self) -> int:
@@ -120,16 +128,10 @@ class Senn:
 
     def _due(self, now: Situation) -> bool:
         """Whether another moment has come, or the last one goes on since something was added."""
-        if now.progress is not None and now.progress > self.share:
-            return False
         last = now.history[-1] if now.history else None
         if last is not None and (last.epoch, last.progress) == (now.epoch, now.progress):
             return bool(last.growths)
-        return self._moment(now.epoch) > (self._moment(last.epoch) if last else 0)
-
-    def _moment(self, epoch: float) -> int:
-        """Return the number of the last moment that has come, from 1; 0 before the first."""
-        return math.floor(epoch / self.every + 1e-9)
+        return self.rhythm.due(now)
 
     def _increase(self, candidate: Candidate) -> float:
         return candidate.bound if self.bound else candidate.score

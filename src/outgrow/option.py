@@ -24,24 +24,21 @@ class Option:
         default: What it is where it is not given; `EMPTY` where it has to be.
 
     Examples:
-        >>> print(Option("tau", float, 1.0))
-        tau=1.0
+        >>> Option("tau", float, 1.0).name
+        'tau'
     """
 
     name: str
     kind: Any
     default: Any = EMPTY
 
-    def __str__(self) -> str:
-        return self.name if self.default is EMPTY else f"{self.name}={self.default}"
-
 
 def options_in(made: object) -> dict[str, Option]:
     """Return the options of a policy that is made, by name: a dataclass's fields with their values, none of another."""
     if not is_dataclass(made):
         return {}
-    hints = get_type_hints(type(made))
-    return {f.name: Option(f.name, hints[f.name], getattr(made, f.name)) for f in fields(made) if f.init}
+    hints, values = _hints(type(made)), {f.name: getattr(made, f.name) for f in fields(made) if f.init}
+    return {name: Option(name, hints.get(name, _kind(value)), value) for name, value in values.items()}
 
 
 def options_taken(call: Callable[..., object], timed: bool) -> dict[str, Option]:
@@ -54,14 +51,13 @@ def options_taken(call: Callable[..., object], timed: bool) -> dict[str, Option]
     Returns:
         The options, with the types of their annotations, else of their defaults, else text.
     """
-    parameters = [*inspect.signature(call).parameters.values()][timed:]
     try:
-        hints = get_type_hints(getattr(call, "__init__", call) if isinstance(call, type) else call)
-    except NameError:  # of a type that only a type checker imports
-        hints = {}
+        parameters = [*inspect.signature(call).parameters.values()][timed:]
+    except (TypeError, ValueError):  # what is built in may not tell
+        return {}
+    hints = _hints(getattr(call, "__init__", call) if isinstance(call, type) else call)
     named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-    kinds = {p.name: str if p.default is EMPTY or p.default is None else type(p.default) for p in named}
-    return {p.name: Option(p.name, hints.get(p.name, kinds[p.name]), p.default) for p in named}
+    return {p.name: Option(p.name, hints.get(p.name, _kind(p.default)), p.default) for p in named}
 
 
 def values_of(who: str, texts: Mapping[str, str], offered: Mapping[str, Option]) -> dict[str, Any]:
@@ -76,7 +72,7 @@ def values_of(who: str, texts: Mapping[str, str], offered: Mapping[str, Option])
         Their values, by name.
 
     Raises:
-        InputError: An option is unknown, or its text is no value of its type.
+        InputError: An option is unknown, or its text is no value of its type, or no text is.
 
     Examples:
         >>> bounds = Option("bounds", tuple[float, float], (0.6, 1.5))
@@ -85,7 +81,7 @@ def values_of(who: str, texts: Mapping[str, str], offered: Mapping[str, Option])
     """
     for name in texts:
         if name not in offered:
-            there = f"choose from {', '.join(map(str, offered.values()))}" if offered else "it has none"
+            there = f"choose from {', '.join(offered)}" if offered else "it has none"
             raise InputError(f"policy {who} has no option '{name}': {there}")
     values = {}
     for name, text in texts.items():
@@ -94,6 +90,8 @@ def values_of(who: str, texts: Mapping[str, str], offered: Mapping[str, Option])
         except ValueError as error:
             expected = described(offered[name].kind)
             raise InputError(f"policy {who}, option {name}: expected {expected}, received '{text}'") from error
+        except TypeError as error:
+            raise InputError(f"policy {who}, option {name}: {error}; set it in code") from error
     return values
 
 
@@ -108,6 +106,7 @@ def parsed(text: str, kind: Any) -> Any:
         The value.
 
     Raises:
+        TypeError: No text stands for a value of the type.
         ValueError: The text stands for no value of the type.
 
     Examples:
@@ -127,7 +126,9 @@ def parsed(text: str, kind: Any) -> Any:
         return FLAGS[text.lower()] if text.lower() in FLAGS else _refused(text)
     if kind is float:
         return float(text) if not math.isnan(float(text)) else _refused(text)
-    return kind(text) if kind in (int, str) else _refused(text)
+    if kind in (int, str):
+        return kind(text)
+    raise TypeError(f"its type {inspect.formatannotation(kind)} can't be read from text")
 
 
 def described(kind: Any) -> str:
@@ -140,7 +141,20 @@ def described(kind: Any) -> str:
     if get_origin(kind) is tuple:
         several = "any number" if inner[-1] is Ellipsis else str(len(inner))
         return f"{several} of these, with commas between: {described(inner[0])}"
-    return WORDS.get(kind, "a value that can't be given as text")
+    return WORDS.get(kind, inspect.formatannotation(kind))
+
+
+def _hints(thing: Any) -> dict[str, Any]:
+    """The types that annotations name, as far as they can be known."""
+    try:
+        return get_type_hints(thing)
+    except Exception:  # of a type that only a type checker imports, or that the installed Python can't write so
+        return {}
+
+
+def _kind(default: Any) -> Any:
+    """The type of an option that says none."""
+    return str if default is EMPTY or default is None else type(default)
 
 
 def _refused(text: str) -> Any:

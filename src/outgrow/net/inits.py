@@ -1,13 +1,13 @@
-"""New units that are read from the first step on: copies that share what their parents do, and twins that cancel.
+"""What new units are at first: fresh or copied and read through zeros, or copies and twins that are read at once.
 
-A layer reads units a_1..a_n through weights: y = sum_i w_i a_i. Both ways keep y for any activation.
+A layer reads units a_1..a_n through weights: y = sum_i w_i a_i. Two ways without zeros keep y for any activation:
 
     divided    a unit j that is as unit p in all it has, so that a_j = a_p, takes a share s_j of its outgoing weights:
                w_j = s_j w_p, and w_p becomes (1 - s_j - ..) w_p (Net2WiderNet, Chen et al., arXiv 1511.05641)
     twins      two new units that are equal in all they have, so that a_j = a_k, are read with opposite weights:
                w_j = v, w_k = -v
 
-No new weight is zero then, on either side, so that all of them have a gradient in the first step.
+Behind zeros, `fresh` and `copied`, only these have a gradient in the first step; here all new weights have one.
 
 Equal copies with equal shares would have equal gradients for ever. So shares are random: the gradient of a unit's
 incoming weights is in proportion to its share, and copies part from the first step of SGD on. Under Adam, which sees no

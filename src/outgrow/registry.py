@@ -1,5 +1,6 @@
 """Policies by name, ours and the user's, with options as text."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import is_dataclass, replace
 from typing import Any
@@ -10,13 +11,13 @@ from outgrow.grow.policies.chance import RandomGrowth
 from outgrow.grow.policies.firefly import Firefly
 from outgrow.grow.policies.gradmax import GradMax
 from outgrow.grow.policies.net2net import Net2Net
-from outgrow.grow.policies.option import options_in, options_taken, values_of
 from outgrow.grow.policies.proportional import Proportional
 from outgrow.grow.policies.schedule import Schedule
 from outgrow.grow.policies.secnn import Secnn
 from outgrow.grow.policies.senn import Senn
 from outgrow.grow.policies.tiny import Tiny
 from outgrow.grow.policy import Policy, Timetable
+from outgrow.option import options_in, options_taken, values_of
 
 Maker = Callable[[Timetable], Policy]
 """Makes a policy for a run."""
@@ -54,8 +55,8 @@ def policy_of(name: str, options: Mapping[str, str]) -> Maker:
             no policy.
 
     Examples:
-        >>> policy_of("random", {"factor": "2"})(Timetable(events=4, seed=7))
-        RandomGrowth(events=4, share=0.6, factor=2.0, most=3.0, depth=0.0, seed=7)
+        >>> policy_of("random", {"factor": "2"})(Timetable(events=4, share=0.4, seed=7))
+        RandomGrowth(events=4, share=0.4, factor=2.0, most=3.0, depth=0.0, seed=7)
     """
     if name in POLICIES:
         return _changed(name, POLICIES[name], options)
@@ -77,19 +78,19 @@ def policy_of(name: str, options: Mapping[str, str]) -> Maker:
 
 
 def options_of(policy: Policy) -> dict[str, Any]:
-    """Return the options of a policy and their values, for the config of a run.
+    """Return the options of a policy and their values, as JSON holds them, for the config of a run.
 
     Args:
         policy: Any policy.
 
     Returns:
-        The fields of a dataclass, by name; nothing of another class.
+        The fields of a dataclass, by name, what JSON can't hold as text; nothing of another class.
 
     Examples:
         >>> options_of(Schedule(events=4))
-        {'events': 4, 'share': 0.6, 'factor': 1.5, 'most': 3.0, 'init': 'random'}
+        {'events': 4, 'share': 0.3, 'factor': 1.5, 'most': 3.0, 'init': 'random'}
     """
-    return {name: option.default for name, option in options_in(policy).items()}
+    return {name: _plain(option.default) for name, option in options_in(policy).items()}
 
 
 def _changed(name: str, makes: Maker, options: Mapping[str, str]) -> Maker:
@@ -120,6 +121,15 @@ def _checked(name: str, makes: Callable[[Timetable], Any]) -> Maker:
         return made
 
     return checked
+
+
+def _plain(value: Any) -> Any:
+    """The value as JSON holds it, finite numbers only."""
+    if value is None or isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    if isinstance(value, list | tuple):
+        return tuple(map(_plain, value))
+    return str(value)
 
 
 def _is_policy(found: object) -> bool:

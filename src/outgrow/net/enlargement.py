@@ -10,7 +10,7 @@ from outgrow.net.axis import Axis, Member
 from outgrow.net.edit import Change, Edit, grid
 from outgrow.net.fresh import fresh_entries
 from outgrow.net.plan import TensorPlan, plans_of
-from outgrow.net.resize import resized_
+from outgrow.net.resizing import resized_
 from outgrow.net.surgery import replace_, tensors_of
 from outgrow.net.widening import Widening
 
@@ -43,7 +43,7 @@ def widen(
     plans = plans_of(widenings, present)
     changes = []
     for name, plan in plans.items():
-        grown = _enlarged(present[name].detach(), plan, name, owners[name], generator)
+        grown = _enlarged(present[name].detach(), plan, owners[name], generator)
         changes.append((name, present[name], grown, plan))
     put_back = replace_(model, {name: grown for name, _, grown, _ in changes})
     after = tensors_of(model)
@@ -55,7 +55,7 @@ def widen(
     edit = Edit(
         "widening " + ", ".join(f"{w.axis.name} by {w.units}" for w in widenings),
         tuple(
-            Change(name, old, after[name], plan.keep, scale=plan.scale(name), division=plan.division())
+            Change(name, old, after[name], plan.keep, scale=plan.scale, division=plan.division)
             for name, old, _, plan in changes
         ),
         [_regrown(axis, plans) for axis in found],
@@ -67,7 +67,7 @@ def widen(
     return edit
 
 
-def _enlarged(old: Tensor, plan: TensorPlan, name: str, owner: nn.Module, generator: torch.Generator | None) -> Tensor:
+def _enlarged(old: Tensor, plan: TensorPlan, owner: nn.Module, generator: torch.Generator | None) -> Tensor:
     grown = old.new_zeros(plan.shape)
     for role in ("channel", "in", "out"):
         for room in plan.rooms:
@@ -77,14 +77,14 @@ def _enlarged(old: Tensor, plan: TensorPlan, name: str, owner: nn.Module, genera
             where = list(plan.keep)
             where[member.dim] = room.places.reshape(-1)
             shape = [len(index) for index in where]
-            given = (widening.rows if role == "out" else {**widening.channels, **widening.columns}).get(name)
+            given = (widening.rows if role == "out" else {**widening.channels, **widening.columns}).get(plan.name)
             if given is None:
-                given = fresh_entries(owner, name, old, shape, role, member.dim, generator)
+                given = fresh_entries(owner, plan.name, old, shape, role, member.dim, generator)
             grown[grid(where)] = given.to(grown).reshape(shape)
     grown[grid(plan.keep)] = old
-    if division := plan.division():
-        division.into_(grown, old)
-    return grown * plan.scale(name) if plan.scale(name) != 1.0 else grown
+    if plan.division:
+        plan.division.into_(grown, old)
+    return grown * plan.scale if plan.scale != 1.0 else grown
 
 
 def _comes_in(widening: Widening, member: Member, role: str, owner: nn.Module) -> bool:
