@@ -198,6 +198,7 @@ def test_units_are_planned_again_at_once_after_a_block():
         history = [event(candidates=tried, growths=growths, progress=0.3, epoch=2.0)]
         assert policy.propose(situation(history=history, epoch=2.0, places=lambda: ("place",))).blocks == ()
         assert policy.propose(situation(history=history, epoch=2.1)) is None
+        assert policy.propose(situation(history=history, epoch=2.0, progress=0.31)) is None  # an epoch told whole
     wider = Growth("widen", "a", 2, 8, 10, 0.1, 0.0, 0.1, 0.0, 50)
     history = [event(candidates=tried, growths=(wider,), progress=0.3, epoch=2.0)]
     assert policy.propose(situation(history=history, epoch=2.0)) is None

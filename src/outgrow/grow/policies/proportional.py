@@ -220,6 +220,6 @@ def _rate(candidates: Sequence[Candidate]) -> float:
 def _has_just_deepened(now: Situation) -> bool:
     """Whether the last event tried a block at this very moment, and added no units."""
     last = now.history[-1] if now.history else None
-    if last is None or last.epoch != now.epoch:
+    if last is None or (last.epoch, last.progress) != (now.epoch, now.progress):
         return False
     return any(c.kind == "insert" for c in last.candidates) and not any(g.kind == "widen" for g in last.growths)
