@@ -67,7 +67,7 @@ class Grow:
 
     def __call__(self) -> int:
         """Run the command; return the exit code."""
-        from outgrow.commands import grow
+        from outgrow.commands.grow import grow
 
         return grow(self)
 
@@ -83,7 +83,7 @@ class Inspect:
 
     def __call__(self) -> int:
         """Run the command; return the exit code."""
-        from outgrow.commands import inspect
+        from outgrow.commands.inspect import inspect
 
         return inspect(self)
 

@@ -1,4 +1,4 @@
-"""What the commands do: put the rooms together. Imported only when a command runs, so that `--help` answers at once."""
+"""`outgrow grow`: train a network that grows."""
 
 import shlex
 import sys
@@ -11,17 +11,11 @@ import torch
 
 from outgrow import __version__, data, models
 from outgrow.errors import InputError
-from outgrow.factory import example_of, model_of
 from outgrow.grow.budget import Budget
 from outgrow.grow.policy import Policy, Timetable
-from outgrow.net.axes import axes
-from outgrow.net.axis import Axis
-from outgrow.net.cost import parameters
-from outgrow.net.places import places
 from outgrow.registry import options_of, policy_of
 from outgrow.show.console import Console
 from outgrow.show.report import write_report
-from outgrow.show.structure import print_structure
 from outgrow.train.folder import RunFolder
 from outgrow.train.recipe import Recipe
 from outgrow.train.trainer import DivergedError, Trainer
@@ -30,7 +24,7 @@ from outgrow.values import count, seconds, settings
 Number = TypeVar("Number", int, float)
 
 if TYPE_CHECKING:
-    from outgrow.cli import Grow, Inspect
+    from outgrow.cli import Grow
 
 
 def grow(options: "Grow") -> int:
@@ -88,41 +82,6 @@ def grow(options: "Grow") -> int:
         return 130
     console.finish(family, write_report(out))
     return 0
-
-
-def inspect(options: "Inspect") -> int:
-    """Run `outgrow inspect`.
-
-    Args:
-        options: What the command line said.
-
-    Returns:
-        The exit code, 0.
-
-    Raises:
-        InputError: There is no such factory, or its model does not run on the example.
-    """
-    model, example = model_of(options.factory)
-    if options.example:
-        example = example_of(options.example)
-    if example is None:
-        raise InputError(f"{options.factory} gives no example of an input: add --example, such as --example 1x3x32x32")
-    title = f"{options.factory}: {type(model).__name__}, {parameters(model):,} parameters"
-    print_structure(
-        title, [_axis_row(axis) for axis in axes(model, example)], [vars(p) for p in places(model, example)]
-    )
-    return 0
-
-
-def _axis_row(axis: Axis) -> dict[str, Any]:
-    return {
-        "name": axis.name,
-        "size": axis.size,
-        "unit": "one channel" if axis.channels == 1 else f"{axis.channels} channels",
-        "where": [*axis.places, *(f"{s.module}.{s.attribute}".lstrip(".") for s in axis.settings)],
-        "growable": axis.growable,
-        "reason": axis.reason,
-    }
 
 
 def _budget(options: "Grow") -> Budget:
