@@ -165,6 +165,16 @@ def test_what_training_alone_brought_down_is_no_merit_of_the_size():
     assert policy._later(replace(now, history=trained), present(0.4), 100) == without
 
 
+def test_looks_that_grow_nothing_tell_the_loss_of_a_size_better():
+    policy, now = Proportional(), situation(cost=Cost(400, 800), history=[event(1, 200, 0.6)])
+    unlucky = replace(now, history=[*now.history, event(2, 400, 0.7)])
+    assert policy._later(now, present(0.7), 100) == 0
+    assert policy._later(unlucky, present(0.4), 100) == pytest.approx(
+        0.4 * (1 - 1.25 ** -(math.log(0.36 / 0.28) / 4 / math.log(2)))
+    )
+    assert policy._later(unlucky, present(0.4), 100) < policy._later(now, present(0.4), 100)
+
+
 def test_nothing_pays_where_the_loss_is_gone():
     falling = [event(i, 100 * 2**i, 0.5 * 0.8**i) for i in range(3)]
     now = situation(cost=Cost(800, 1600), history=falling)

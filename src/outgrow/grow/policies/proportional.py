@@ -3,7 +3,9 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import groupby, pairwise
+from operator import itemgetter
+from statistics import fmean
 
 from outgrow.errors import InputError
 from outgrow.grow.event import Candidate, Event
@@ -32,12 +34,13 @@ class Proportional:
     accounts. The first is what it is worth now: the candidates' steps alone, less a standard error each, which by luck
     alone is above zero twice in a hundred for one axis, and less often for several. The second is what it will be worth
     when its own incoming weights have learned, which is several times more, and does not show in a step: with the loss
-    L and N parameters at every event of the run so far,
+    L at each size N that the run has had, the mean of all looks at that size,
 
         L ~ N^-a,    saved = L (1 - growth^-a),
 
-    a from the growths among the last `recent` events, drawn towards zero as if one doubling more had brought nothing.
-    So growth ends where the loss is as good as gone, or where larger networks have stopped to bring it down.
+    a from the last `recent` growths, drawn towards zero as if one doubling more had brought nothing. So growth ends
+    where the loss is as good as gone, or where larger networks have stopped to bring it down; and a refusal that was
+    noise is not final, since the looks after it tell the loss better.
 
     The price is relative: `price` times the loss at the first event, so that a loss in another unit lets the same
     network grow. The power law is one of losses whose best value is zero, and takes all that fell between two growths
@@ -60,7 +63,7 @@ class Proportional:
         init: How new units are proposed, by name, see `outgrow.grow.proposals`; the Grower's own way where None.
         price: Share of the loss at the first event that a parameter has to save to be added, and is worth at least
             when it may go; below zero all units on trial are added, whatever they are worth.
-        recent: Events over which the exponent a is seen.
+        recent: Growths over which the exponent a is seen.
         strength: Exponent of the tilt; 0 for plain proportion.
         bounds: Least and greatest tilt.
         multiple: What sizes are rounded to, from twice of it on.
@@ -151,11 +154,10 @@ class Proportional:
         """What added parameters will save once they are trained [nats]: L (1 - growth^-a)."""
         if not present.loss > 0:
             return 0.0
-        seen = [(event.params_before, event.loss) for event in now.history if event.loss > 0][-self.recent :]
         fallen, grown = 0.0, math.log(2)
-        for before, after in pairwise([*seen, (now.cost.params, present.loss)]):
-            if after[0] > before[0]:  # else it fell by training alone
-                fallen, grown = fallen + math.log(before[1] / after[1]), grown + math.log(after[0] / before[0])
+        for (before, loss), (after, less) in pairwise(_losses_by_size(now, present.loss)[-self.recent - 1 :]):
+            if after > before:  # else units went
+                fallen, grown = fallen + loss - less, grown + math.log(after / before)
         return present.loss * (1 - (1 + added / now.cost.params) ** -max(fallen / grown, 0.0))
 
     def _best_block(self, now: Situation, candidates: Sequence[Candidate], least: float) -> Candidate | None:
@@ -198,6 +200,13 @@ class Proportional:
         low, high = self.bounds
         tilts = {axis: min(max((rate / mean) ** self.strength, low), high) for axis, rate in rates.items()}
         return {**dict.fromkeys(now.sizes, 1.0), **tilts}
+
+
+def _losses_by_size(now: Situation, loss: float) -> list[tuple[int, float]]:
+    """The sizes of the run so far [parameters], each with the mean log of the losses of all looks at it."""
+    looks = [*((event.params_before, event.loss) for event in now.history), (now.cost.params, loss)]
+    known = [(params, math.log(loss)) for params, loss in looks if loss > 0]
+    return [(params, fmean(log for _, log in same)) for params, same in groupby(known, key=itemgetter(0))]
 
 
 def _scale(now: Situation, loss: float = math.nan) -> float:
