@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 
 import pytest
@@ -42,6 +43,9 @@ def present(loss=math.nan):
     return Present(0.0, 0.0, math.nan, math.nan, loss)
 
 
+GROWN = Growth("widen", "a", 4, 4, 8, 0.001, 0.0, 0.001, 0.0, 100)
+
+
 @given(
     alone=st.lists(st.floats(0, 0.1), min_size=1, max_size=5),
     error=st.floats(0, 0.1),
@@ -67,16 +71,15 @@ def scaled(things, s):
 @given(
     data=st.data(),
     power=st.integers(-40, 40),
-    losses=st.lists(st.floats(-2, 2).filter(bool), min_size=1, max_size=5),
+    losses=st.lists(st.floats(-2, 2).filter(lambda loss: abs(loss) > 1e-9), min_size=1, max_size=5),
 )
 def test_the_scale_of_the_loss_changes_nothing(data, power, losses):
     s = 2.0**power  # exact
     gains = st.one_of(st.just(0.0), st.floats(1e-9, 1e-2))
     some = st.builds(candidate, st.sampled_from("ab"), gain=gains, se=gains, alone=gains, alone_se=gains)
     units = st.lists(some, max_size=2, unique_by=lambda c: c.where)
-    grown = Growth("widen", "a", 4, 4, 8, 0.001, 0.0, 0.001, 0.0, 100)
     history = [
-        event(i, 100 + 50 * i, loss, tuple(data.draw(units)), (grown,) * (i == 0)) for i, loss in enumerate(losses)
+        event(i, 100 + 50 * i, loss, tuple(data.draw(units)), (GROWN,) * (i == 0)) for i, loss in enumerate(losses)
     ]
     tried, block = data.draw(units), candidate("place", gain=data.draw(gains), kind="insert", units=1)
     gone = candidate(params=-100, gain=-data.draw(gains), kind="remove")
@@ -323,3 +326,45 @@ def test_options_out_of_range_are_refused(option, value):
 def test_units_can_not_go_after_a_growth_that_never_ends():
     with pytest.raises(InputError, match="prune: expected a share of the run below 1"):
         Proportional(prune=True, share=1.0)
+
+
+def network(stops, events, most=None):
+    """Sizes after each event of a run with stops, of a network whose growths are all made [parameters]."""
+    policy = Proportional(stops=stops, events=events, share=0.5)
+    sizes, history, found = dict(SIZES), [], []
+    for step in range(101):
+        now = Situation(
+            sizes=sizes,
+            cost=cost_with({}, sizes),
+            cost_with=partial(cost_with, sizes=sizes),
+            progress=step / 100,
+            budget=Budget(max_params=most),
+            history=tuple(history),
+        )
+        if plan := policy.propose(now):
+            assert policy.decide(now, [candidate(a) for a in plan.units], present()).units
+            sizes = {a: size + plan.units.get(a, 0) for a, size in sizes.items()}
+            found.append(cost_with({}, sizes).params)
+            history.append(event(len(found), found[-1], progress=step / 100))
+    return found, sizes
+
+
+@given(stops=st.lists(st.integers(600, 50_000), min_size=1, max_size=5, unique=True).map(sorted))
+def test_a_family_of_given_sizes_has_a_stage_for_each(stops):
+    found, _ = network(tuple(stops), len(stops))
+    for stop in stops:
+        below = max(size for size in found if size <= stop)
+        assert stop - below <= 1.1 * (20 + 5) * math.sqrt(stop)  # about one more unit
+    last, sizes = network(tuple(stops), 1)
+    assert len(last) == 1
+    assert all(cost_with({axis: 1}, sizes).params > stops[-1] for axis in sizes)
+
+
+def test_stops_keep_within_the_budget():
+    found, _ = network((1_000, 4_000), 2, most=2_000)
+    assert found[0] <= 1_000 < found[1] <= 2_000
+
+
+def test_a_run_with_wanted_sizes_stops_at_each():
+    policy = Proportional.over(Timetable(events=3, params=1_000, sizes=(2_000, 8_000)))
+    assert policy.stops == (2_000, 4_000, 8_000)

@@ -156,6 +156,8 @@ class Timetable:
         epochs: Length of the run.
         seed: Seed of everything random.
         device: Where it trains, as torch names it.
+        params: Parameters of the seed network.
+        sizes: Sizes that are wanted [parameters]; none where the policy is free.
     """
 
     events: int = 8
@@ -163,6 +165,8 @@ class Timetable:
     epochs: int = 20
     seed: int = 0
     device: str = "cpu"
+    params: int = 1
+    sizes: tuple[int, ...] = ()
 
 
 class Policy(Protocol):

@@ -6,7 +6,7 @@ what factor it may grow: limit / present.
 
 import math
 from bisect import bisect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from outgrow.errors import InputError
@@ -73,6 +73,29 @@ class Pace:
         if room == math.inf or number is None:
             return min(self.factor, room)
         return float(min(room ** (1 / (self.events + 1 - number)), self.most, room))
+
+
+def stages(start: int, sizes: Sequence[int], most: float) -> tuple[int, ...]:
+    """Return sizes to grow to one after another: some that are wanted, with others between where a step is too large.
+
+    Args:
+        start: Where the growth begins [parameters].
+        sizes: Those that are wanted [parameters], in any order; what is not above the start is left out.
+        most: By what factor one step may grow.
+
+    Returns:
+        The sizes, rising; those between two wanted ones have equal ratios.
+
+    Examples:
+        >>> stages(1_000, [30_000, 2_000, 500], most=4)
+        (2000, 7746, 30000)
+    """
+    found: list[int] = []
+    for size in sorted(sizes):
+        before = found[-1] if found else start
+        steps = math.ceil(math.log(size / before) / math.log(most) - 1e-9) if size > before else 0
+        found += [round(before * (size / before) ** (step / steps)) for step in range(1, steps + 1)]
+    return tuple(found)
 
 
 def proportional_units(now: Situation, growth: float, tilts: Mapping[str, float], multiple: int = 1) -> dict[str, int]:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby, pairwise
 from operator import itemgetter
 from statistics import fmean
@@ -10,7 +10,7 @@ from statistics import fmean
 from outgrow.errors import InputError
 from outgrow.grow.event import Candidate, Event
 from outgrow.grow.hysteresis import Hysteresis
-from outgrow.grow.policies.pace import Pace, filled, least_units, proportional_units
+from outgrow.grow.policies.pace import Pace, filled, least_units, proportional_units, stages
 from outgrow.grow.policies.schedule import demand_on_trial
 from outgrow.grow.policy import Decision, Plan, Present, Situation, Timetable
 
@@ -47,6 +47,9 @@ class Proportional:
     for a merit of the first one's parameters, also what training alone did. Where a loss is not above zero, only the
     first account counts, and the price is relative to its absolute value.
 
+    With `stops`, a family of given sizes is wanted: an event for each of them grows the network to it, with as many
+    parameters as whole units allow below it, and whatever they are worth, so that each size has a stage of its own.
+
     With `depth`, a block at each place competes with the units: the best one goes in where its gain less its standard
     error, per parameter, is more than `lead` times that of all units together, and the units are planned again at once.
     With `prune`, three looks after the growth give back what stopped paying, of which the first one lets rest what has
@@ -70,6 +73,7 @@ class Proportional:
         depth: Whether blocks are tried, too.
         lead: By how much a block has to gain more for its parameters than the units do.
         prune: Whether units may go again, after the growth.
+        stops: Sizes to grow to, one after another [parameters]; with fewer events than these, some are left out.
 
     Raises:
         InputError: An argument is out of range.
@@ -88,6 +92,7 @@ class Proportional:
     depth: bool = False
     lead: float = 1.0
     prune: bool = False
+    stops: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         _ = self.pace  # raises
@@ -112,7 +117,12 @@ class Proportional:
     @classmethod
     def over(cls, run: Timetable) -> "Proportional":
         """Return the policy for a run; on a GPU, sizes are multiples of 8, which its matrix units like."""
-        return cls(events=run.events, share=run.share, multiple=8 if run.device.startswith("cuda") else 1)
+        return cls(
+            events=run.events,
+            share=run.share,
+            multiple=8 if run.device.startswith("cuda") else 1,
+            stops=stages(run.params, run.sizes, cls.most),
+        )
 
     def propose(self, now: Situation) -> Plan | None:
         """Return the units of every axis, tilted by the gains of the last event, when an event is due."""
@@ -122,7 +132,7 @@ class Proportional:
             return self._pruning(now)
         if not now.sizes:
             return Plan({}, "no axis can grow")
-        growth = pace.growth(now, None if now.progress is None else pace.slot(now.progress))
+        now, growth = self._aim(now)
         units = proportional_units(now, growth, self._tilts(now), self.multiple) or least_units(now)
         units = filled(now, units, 1.0) if growth >= now.budget.room(now.cost) and self.multiple == 1 else units
         if not units:
@@ -143,12 +153,25 @@ class Proportional:
         now_worth = sum(c.alone - c.alone_se for c in wide)
         worth = max(now_worth, self._later(now, present, added))
         price = least * added
-        if not worth > price and self.price >= 0:
+        if not worth > price and self.price >= 0 and not self.stops:
             return Decision(
                 {}, f"{added:,} parameters would save {worth:.1e} nats, less than their price of {price:.1e}"
             )
         when = "now" if worth == now_worth else "later"
         return Decision({c.where: c.units for c in wide}, f"{added:,} parameters would save {worth:.1e} nats {when}")
+
+    def _aim(self, now: Situation) -> tuple[Situation, float]:
+        """What the next event grows the network to: the situation with that budget, and by what factor [cost]."""
+        slot = None if now.progress is None else self.pace.slot(now.progress)
+        if not self.stops:
+            return now, self.pace.growth(now, slot)
+        limits = [min(stop, now.budget.max_params or stop) for stop in self.stops]
+        towards = [replace(now, budget=replace(now.budget, max_params=limit)) for limit in limits]
+        if slot is None:
+            aim = next(filter(least_units, towards), towards[-1])
+        else:
+            aim = towards[math.ceil(slot * len(towards) / self.events) - 1]
+        return aim, aim.budget.room(aim.cost)
 
     def _later(self, now: Situation, present: Present, added: int) -> float:
         """What added parameters will save once they are trained [nats]: L (1 - growth^-a)."""
