@@ -26,15 +26,18 @@ from pathlib import Path
 import torch
 from compare import CHOICE_TASKS, CHOICES, CONTROLS, DEFAULT
 from grow import commit, hardware
-from scratch import Never, grown, training_flops, uniform
 from tasks import SIZES, TASKS, Task
 
 from outgrow.data import Dataset
 from outgrow.grow.budget import Budget
-from outgrow.models import Seed
+from outgrow.models import Seed, SeedNetwork
+from outgrow.net.cost import flops
 from outgrow.registry import POLICIES, options_of, policy_of
+from outgrow.train.alone import Never
+from outgrow.train.architecture import Grown
 from outgrow.train.folder import RunFolder
 from outgrow.train.trainer import Record, Trainer
+from outgrow.train.uniform import uniform
 from outgrow.values import settings
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -214,16 +217,21 @@ def train_limit(task: Task, data: Dataset, network: Seed) -> int | None:
     return training_flops(uniform(network, task.max_params), steps(task, data), task.batch_size)
 
 
-def control(job: Job, data: Dataset, network: Seed) -> tuple[Seed, int]:
+def control(job: Job, data: Dataset, network: Seed) -> tuple[SeedNetwork, int]:
     """The network of a control, and for how many epochs it is trained."""
     task, by = job.task, job.reference
     assert by is not None
     if job.row.startswith("scratch"):
         share = SHORTER if job.row == "scratch-shorter" else 1
-        return grown(network, by["architecture"]), max(round(share * task.epochs), 1)
+        return Grown(network, **by["architecture"]), max(round(share * task.epochs), 1)
     wide = uniform(network, by["params"])
     epoch = training_flops(wide, steps(task, data), task.batch_size) / task.epochs
     return wide, max(round(by["train_flops"] / epoch), 1) if job.row == "uniform-flops" else task.epochs
+
+
+def training_flops(network: SeedNetwork, steps: int, batch_size: int) -> int:
+    """Return what training takes, a backward pass counted as two forward ones."""
+    return 3 * flops(network.build(), network.example()) * steps * batch_size
 
 
 def steps(task: Task, data: Dataset) -> int:

@@ -1,4 +1,4 @@
-"""The comparison of policies: its tables and p-values, which runs it skips, and its networks from scratch."""
+"""The comparison of policies: its tables and p-values, and which runs it skips."""
 
 import argparse
 import itertools
@@ -13,26 +13,15 @@ import pytest
 import torch
 from scipy import stats
 
-from outgrow.models import Seed
-from outgrow.net.deepen import deepen_
-from outgrow.net.surgery import tensors_of
-from outgrow.net.widen import widen_
-
 sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))  # behind this folder: both have a zoo.py
 
 import compare
 import drawing
 import policies
-import scratch
 import tables
 import tasks
 
 SEEDS = range(5)
-SEED_NETWORKS = {
-    "mlp": Seed("mlp", (6,), 3, (4, 4), (0.5,) * 6, (2.0,) * 6),
-    "convnet": Seed("convnet", (1, 8, 8), 3, (2, 3, 4, 5)),
-    "resnet": Seed("resnet", (1, 8, 8), 3, (2, 3)),
-}
 SCRATCH = compare.CONTROLS["scratch"]
 MADE = {"torch": "2", "commit": "c", "hardware": "h"}
 PAGE = (tables.HERE / "README.md").read_text()
@@ -301,69 +290,6 @@ def test_subsets_are_the_same_each_time_and_keep_the_test_part():
     assert (len(data.train), len(data.validation), len(data.test)) == (200, 22, len(whole.test))
     assert torch.equal(data.train.x, again.train.x)
     assert torch.equal(data.train.y, again.train.y)
-
-
-@pytest.mark.parametrize("kind", SEED_NETWORKS)
-def test_fresh_networks_have_the_same_shapes_and_other_weights(kind):
-    model = SEED_NETWORKS[kind].build()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.fill_(7.0)
-    new = scratch.fresh(model)
-    assert {n: t.shape for n, t in new.state_dict().items()} == {n: t.shape for n, t in model.state_dict().items()}
-    assert not any((parameter == 7.0).any() for parameter in new.parameters())
-    assert all((parameter == 7.0).all() for parameter in model.parameters())
-    constants = [(name, buffer) for name, buffer in model.named_buffers() if name.startswith("input.")]
-    assert all(torch.equal(buffer, new.get_buffer(name)) for name, buffer in constants)
-
-
-def test_a_parameter_that_cannot_be_drawn_is_named():
-    model = torch.nn.Sequential(torch.nn.Linear(2, 2))
-    model.register_parameter("extra", torch.nn.Parameter(torch.ones(2)))
-    with pytest.raises(ValueError, match="extra"):
-        scratch.fresh(model)
-
-
-@pytest.mark.parametrize(
-    ("kind", "blocks", "widened"),
-    [
-        ("mlp", [], {"mlp.hidden.0": 3}),
-        ("resnet", ["resnet.stages.0.0", "resnet.stem.2"], {"resnet.stages.0.1.conv1": 2}),
-        ("convnet", [], {"convnet.blocks.1.conv": 2}),
-    ],
-)
-def test_a_grown_architecture_is_rebuilt_with_fresh_weights(kind, blocks, widened):
-    seed = SEED_NETWORKS[kind]
-    model = seed.build()
-    for place in blocks:
-        deepen_(model, place, example=seed.example())
-    for axis, units in widened.items():
-        widen_(model, axis, units, example=seed.example())
-    shapes = {name: list(tensor.shape) for name, tensor in tensors_of(model).items() if name in model.state_dict()}
-    start = scratch.grown(seed, {"blocks": blocks, "shapes": shapes})
-    torch.manual_seed(3)
-    first = start.build()
-    torch.manual_seed(3)
-    second = start.build()
-    assert {name: list(tensor.shape) for name, tensor in first.state_dict().items()} == shapes
-    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
-    assert not any(torch.equal(a, b) for a, b in zip(first.parameters(), model.parameters(), strict=True) if a.ndim > 1)
-    x = torch.randn(2, *seed.inputs)
-    assert first(x).shape == model(x).shape
-    assert torch.equal(first.get_submodule("input")(x), model.get_submodule("input")(x))
-
-
-@pytest.mark.parametrize("kind", SEED_NETWORKS)
-def test_uniform_widening_keeps_proportions_and_comes_near(kind):
-    seed = SEED_NETWORKS[kind]
-    wide = scratch.uniform(seed, 5_000)
-    ratios = [after / before for before, after in zip(seed.widths, wide.widths, strict=True)]
-    assert all(
-        abs(a - b) <= 0.5 / x + 0.5 / y
-        for (a, x), (b, y) in itertools.combinations(zip(ratios, seed.widths, strict=True), 2)
-    )
-    assert abs(scratch.size(wide) - 5_000) < 250
-    assert scratch.uniform(seed, scratch.size(wide)) == wide
 
 
 def test_a_run_and_its_controls_make_lines_that_tables_take(monkeypatch):

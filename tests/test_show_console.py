@@ -4,11 +4,14 @@ import io
 import re
 import subprocess
 import sys
+import threading
+import time
 
 import pytest
 
 from outgrow.show.console import Console
 from outgrow.show.record import of_kind
+from outgrow.show.waiting import waiting
 from test_show_records import BLOCK, REMOVAL, UNSEEN, family, story
 
 
@@ -111,6 +114,38 @@ def test_the_board_follows_an_axis_down():
     text = without_codes(shown([start, event], terminal=True, closes=False))
     assert re.search(r"conv1 +━+ +24 → 20", text)
     assert "4,711 of 60,000 parameters" in text
+
+
+def test_a_branch_has_a_progress_of_its_own():
+    records = list(story())
+    end, branch = records.pop(), {"record": "branch", "of": "2-1380", "params": 1380, "steps": 40}
+    size = of_kind(records, "size")[1] | {"quality": "branch"}
+    after = [*records, end, branch, size, branch, size]
+    told = [line for line in shown(after, terminal=False, closes=False).splitlines() if "finishing" in line]
+    assert len(told) == 2
+    for line in told:
+        assert re.fullmatch(r"finishing 2-1380 by itself: 1,380 parameters, 40 steps, (about|a few) .*s left", line)
+    board = without_codes(shown([*records, end, branch], terminal=True, closes=False))
+    assert re.search(r"│ finishing 2-1380 .* 0 %", board)
+    assert "finishing" not in without_codes(shown(after, terminal=True, closes=False)).split("╭")[-1]
+
+
+def test_what_a_run_told_before_tells_how_long_the_rest_takes():
+    records, file = list(story()), io.StringIO()
+    console = Console("runs/digits", file=file, force_terminal=False)
+    console.recall(records[:8])
+    console({"record": "branch", "of": "2-1380", "params": 1380, "steps": 400})
+    assert re.search(r"400 steps, about \d+ s left", file.getvalue())
+
+
+def test_a_wait_is_told_where_it_is_long():
+    for terminal, patience, told in ((False, 60.0, False), (False, 0.0, True), (True, 60.0, True)):
+        file = io.StringIO()
+        file.isatty = lambda terminal=terminal: terminal
+        with waiting("reading di[gits]\x1b", file, patience):
+            time.sleep(0.05)
+        assert ("reading di[gits]?" in without_codes(file.getvalue())) == told
+    assert not [thread for thread in threading.enumerate() if isinstance(thread, threading.Timer)]
 
 
 @pytest.mark.parametrize("columns", [40, 80, 120])

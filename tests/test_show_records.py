@@ -109,7 +109,7 @@ def story(epochs=12, every=3, axes=4, metric="accuracy", names="block{}.conv1", 
     yield size_record(f"{event + 1}-{params()}", params(), widths, metric, 0.97, seconds, epochs)
     if ends:
         spent = {"train_flops": 10**12, "check_seconds": 0.05 * seconds, "check_flops": 10**10}
-        yield {"record": "end", "reason": "all epochs done", "epoch": epochs, "seconds": seconds} | spent
+        yield {"record": "end", "reason": "finished", "epoch": epochs, "seconds": seconds} | spent
 
 
 def size_record(name, params, widths, metric, quality, seconds, epoch):
@@ -137,6 +137,31 @@ def family(records):
     total = {key: end[key] for key in ("train_flops", "seconds", "check_seconds", "check_flops")}
     total["joules"] = {"value": 20 * end["seconds"], "how": "modelled"}
     return {"format": 1, "task": start["task"], "metric": start["metric"], "sizes": sizes, "total": total}
+
+
+def comparison(records, worse=0.02):
+    """The compare.json of such a run: its sizes trained by themselves at two lengths, and with uniform widths."""
+    lengths = [records[0]["epochs"] // 2, records[0]["epochs"]]
+
+    def trained(size, epochs, loss):
+        measures = {part: {name: value - loss for name, value in size[part].items()} for part in ("validation", "test")}
+        spent = {"train_flops": 10**10 * epochs, "seconds": 10.0 * epochs, "joules": {"value": 9.0, "how": "modelled"}}
+        return (
+            {"size": size["name"], "params": size["params"], "flops": size["flops"], "epochs": epochs}
+            | measures
+            | spent
+        )
+
+    sizes = of_kind(records, "size")
+    return {
+        "format": 1,
+        "lengths": lengths,
+        "sweep": [trained(size, epochs, worse / epochs) for size in sizes for epochs in lengths],
+        "uniform": [trained(size, lengths[1], worse) | {"widths": [8] * 4} for size in sizes],
+        "chosen": lengths[1],
+        "family": {"train_flops": 10**11, "seconds": 30.0, "joules": None},
+        "ratio": {"train_flops": 0.25, "seconds": 0.3, "joules": None},
+    }
 
 
 def test_the_kinds_of_a_journal_are_told_apart():

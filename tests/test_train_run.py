@@ -16,10 +16,11 @@ from outgrow.grow.policies.schedule import Schedule
 from outgrow.models import Seed
 from outgrow.net.cost import flops, parameters
 from outgrow.registry import policy_of
+from outgrow.train.divergence import DivergedError
 from outgrow.train.evaluate import StandardizedMSE, evaluate
 from outgrow.train.folder import RunFolder
 from outgrow.train.recipe import Recipe
-from outgrow.train.trainer import DivergedError, Trainer
+from outgrow.train.trainer import Trainer
 
 
 def rings(count: int, seed: int) -> Split:
@@ -62,16 +63,16 @@ def trainer(tmp_path, case="rings", *, seed=0, records=None, epochs=20, **option
     folder = RunFolder(tmp_path)
     folder.claim(overwrite=False)
     network = CASES[case][2]
-    folder.write_json("config.json", {"seed_network": network.to_json()})
+    folder.write_json("config.json", {"format": 1, "seed_network": network.to_json()})
     keep = (lambda record: None) if records is None else records.append
     recipe = Recipe(epochs=epochs, batch_size=32, **options)
     return Trainer(dataset(case), network, recipe, folder, seed=seed, budget=Budget(max_params=600), on_record=keep)
 
 
 def untimed(value):
-    """A record without what differs between equal runs: times."""
+    """A record without what differs between equal runs: times and energies."""
     if isinstance(value, dict):
-        return {k: untimed(v) for k, v in value.items() if not k.endswith("seconds")}
+        return {k: untimed(v) for k, v in value.items() if not k.endswith(("seconds", "joules"))}
     return [untimed(v) for v in value] if isinstance(value, (list, tuple)) else value
 
 
@@ -210,7 +211,7 @@ def test_every_size_of_a_run_that_inserts_blocks_can_be_loaded(seed, tmp_path):
     folder = RunFolder(tmp_path)
     folder.claim(overwrite=False)
     network, data = CASES["residual"][2], dataset("residual")
-    folder.write_json("config.json", {"seed_network": network.to_json()})
+    folder.write_json("config.json", {"format": 1, "seed_network": network.to_json()})
     policy = policy_of("random", {"depth": "1"})
     run = Trainer(data, network, Recipe(3, 32, share=0.6), folder, policy=policy, seed=seed)
     sizes = run.run()["sizes"]

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from outgrow.net.places import places as places
     from outgrow.net.remove import remove_ as remove_
     from outgrow.net.widen import widen_ as widen_
+    from outgrow.train.family import Family as Family
     from outgrow.train.family import load as load
     from outgrow.train.grower import Grower as Grower
 
@@ -35,6 +36,7 @@ _HOME = {
     "Edit": "outgrow.net.edit",
     "EditError": "outgrow.errors",
     "Event": "outgrow.grow.event",
+    "Family": "outgrow.train.family",
     "Grower": "outgrow.train.grower",
     "GrowthError": "outgrow.errors",
     "InputError": "outgrow.errors",

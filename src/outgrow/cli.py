@@ -1,4 +1,4 @@
-"""The command line: `outgrow grow`, `outgrow inspect`, `outgrow report`."""
+"""The command line: `outgrow grow`, `outgrow inspect`, `outgrow report`, `outgrow export`, `outgrow compare`."""
 
 import sys
 from collections.abc import Callable
@@ -23,8 +23,9 @@ class Grow:
     data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
     """What to learn: digits, mnist, fashion-mnist, cifar10, or a folder of idx files, of CIFAR-10 batches or of images
     in class folders, an .npz file with x and y, or a .csv file with --target."""
-    model: Annotated[str, _option("mlp|convnet|resnet")] = ""
-    """The seed network; convnet for images and mlp for tables if not given."""
+    model: Annotated[str, _option("NAME")] = ""
+    """The seed network: mlp, convnet, resnet, or your own as package.module:factory; convnet for images and mlp for
+    tables if not given."""
     max_params: Annotated[str | None, _option("N")] = None
     """Budget of parameters, such as 50000, 100k or 1.5M. Without any budget the network grows as long as it pays."""
     max_flops: Annotated[str | None, _option("N")] = None
@@ -33,6 +34,12 @@ class Grow:
     """Budget of the milliseconds of one example's forward pass, measured on this machine."""
     max_train_flops: Annotated[str | None, _option("N")] = None
     """Budget of the FLOPs of the whole run, checks included, such as 500G or 2.5T."""
+    sizes: Annotated[tuple[str, ...], _option("N ...")] = ()
+    """Sizes to leave, in parameters, such as 10k,30k,100k: the network stops at each, and the last is its budget. Where
+    it pays, up to the budget, if not given."""
+    family_quality: Annotated[str, _option("average|branch")] = "branch"
+    """What is saved of a size: the average of the weights with which the network left it, or what a short training
+    off the trunk makes of them."""
     policy: Annotated[str, tyro.conf.arg(metavar="NAME")] = "outgrow"
     """What decides when and where it grows: outgrow, schedule, random, gradmax, tiny, firefly, net2net, senn, secnn,
     senn-paper, secnn-paper, or your own as package.module:Policy."""
@@ -48,6 +55,8 @@ class Grow:
     """Folder of the run; runs/NAME of the data if not given."""
     overwrite: bool = False
     """Replace another run in that folder."""
+    resume: bool = False
+    """Go on with the run in that folder, from its last whole state; give the same options as before."""
     data_dir: Annotated[Path | None, _option("DIR")] = None
     """Where mnist, fashion-mnist and cifar10 are, or are downloaded to; $OUTGROW_DATA if not given."""
     target: Annotated[str | None, _option("COLUMN")] = None
@@ -64,6 +73,8 @@ class Grow:
     """Examples a step."""
     device: Annotated[str, tyro.conf.arg(metavar="DEVICE")] = "auto"
     """cpu, cuda, or auto."""
+    tensorboard: bool = False
+    """Write the run as scalars to RUN/tensorboard as well, as it goes on; needs the extra outgrow[tensorboard]."""
 
     def __call__(self) -> int:
         """Run the command; return the exit code."""
@@ -103,6 +114,86 @@ class Report:
         return 0
 
 
+@dataclass
+class Export:
+    """Write a saved size as a file that needs no outgrow: the best one within the limits, or the one with a name."""
+
+    run: tyro.conf.Positional[Path]
+    """The run's folder."""
+    format: Annotated[str, _option("state-dict|torch-export|onnx|python")] = "state-dict"
+    """What to write: the weights by name (.safetensors, or .pt with --out), a program of torch.export, an ONNX graph,
+    or a Python file that imports torch alone."""
+    max_params: Annotated[str | None, _option("N")] = None
+    """At most so many parameters, such as 50000, 100k or 1.5M."""
+    max_flops: Annotated[str | None, _option("N")] = None
+    """At most so many FLOPs of one example's forward pass."""
+    max_latency: Annotated[str | None, _option("MS")] = None
+    """At most so many milliseconds of one example's forward pass, measured on this machine."""
+    min_accuracy: Annotated[float | None, _option("A")] = None
+    """The smallest size of at least this validation accuracy, 0 to 1."""
+    size: Annotated[str | None, _option("NAME")] = None
+    """The name of a size, in place of limits."""
+    model: Annotated[str | None, _option("PACKAGE.MODULE:FACTORY")] = None
+    """What makes the seed network, where the run started from one of your own."""
+    out: Annotated[Path | None, _option("FILE")] = None
+    """The file; export/NAME in the run's folder if not given."""
+    overwrite: bool = False
+    """Replace a file that is there."""
+
+    def __call__(self) -> int:
+        """Run the command; return the exit code."""
+        from outgrow.commands.export import export
+
+        return export(self)
+
+
+@dataclass
+class Finish:
+    """Train a branch for each size of a run that is done, so that it is as good as if it had been trained alone."""
+
+    run: tyro.conf.Positional[Path]
+    """The run's folder."""
+    sizes: Annotated[tuple[str, ...], _option("N ...")] = ()
+    """The sizes to finish, such as 10k,30k,100k parameters: the largest that is no larger; some that are well apart if
+    not given."""
+    length: Annotated[float, _option("SHARE")] = 0.12
+    """Steps of a branch of the largest size, as a share of those of the run; smaller sizes get more."""
+    distil: Annotated[float, _option("WEIGHT")] = 0.25
+    """Weight of what the largest size answers in the loss of the others, 0 to 1."""
+    model: Annotated[str | None, _option("PACKAGE.MODULE:FACTORY")] = None
+    """What makes the seed network, where the run started from one of your own."""
+    data_dir: Annotated[Path | None, _option("DIR")] = None
+    """Where mnist, fashion-mnist and cifar10 are, if they have moved."""
+    device: Annotated[str, tyro.conf.arg(metavar="DEVICE")] = "auto"
+    """cpu, cuda, or auto."""
+
+    def __call__(self) -> int:
+        """Run the command; return the exit code."""
+        from outgrow.commands.finish import finish
+
+        return finish(self)
+
+
+@dataclass
+class Compare(Grow):
+    """Compare a run's family with its sizes trained by themselves and with uniform widths; grow it first if need be.
+
+    The options are those of `outgrow grow`. A run in --out that has the same is used; it goes on if it was stopped.
+    """
+
+    lengths: Annotated[tuple[float, ...], _option("SHARE ...")] = (0.25, 0.5, 1.0)
+    """How long each size is trained by itself, in multiples of the run's epochs; 0.25 0.5 1 if not given. The shortest
+    that is enough counts."""
+    compared: Annotated[tuple[str, ...], _option("N | NAME ...")] = ("5",)
+    """How many sizes, spread over those that no smaller one matches, 5 if not given; or their names."""
+
+    def __call__(self) -> int:
+        """Run the command; return the exit code."""
+        from outgrow.commands.compare import compare
+
+        return compare(self)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line.
 
@@ -112,7 +203,14 @@ def main(arguments: list[str] | None = None) -> int:
     Returns:
         The exit code: 0 done, 1 the run failed, 2 bad input (one line on standard error), 130 interrupted.
     """
-    commands: dict[str, Callable[..., Any]] = {"grow": Grow, "inspect": Inspect, "report": Report}
+    commands: dict[str, Callable[..., Any]] = {
+        "grow": Grow,
+        "inspect": Inspect,
+        "report": Report,
+        "finish": Finish,
+        "export": Export,
+        "compare": Compare,
+    }
     command = tyro.extras.subcommand_cli_from_dict(
         commands, prog="outgrow", description="Neural networks that find their own size.", args=arguments
     )

@@ -2,23 +2,32 @@
 
 import shlex
 import sys
-from collections.abc import Callable
-from dataclasses import asdict, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
 from outgrow import __version__, data, models
+from outgrow.commands import earlier
+from outgrow.commands.finish import finished, sizes_of
+from outgrow.data.digest import digest
 from outgrow.errors import InputError
 from outgrow.grow.budget import Budget
 from outgrow.grow.policy import Policy, Timetable
 from outgrow.registry import options_of, policy_of
 from outgrow.show.console import Console
 from outgrow.show.report import write_report
+from outgrow.show.run import read_run
+from outgrow.show.waiting import waiting
+from outgrow.train.branch import Branches
+from outgrow.train.divergence import DivergedError
+from outgrow.train.finish import RESERVED, Finish
 from outgrow.train.folder import RunFolder
+from outgrow.train.lock import locked
 from outgrow.train.recipe import Recipe
-from outgrow.train.trainer import DivergedError, Trainer
+from outgrow.train.trainer import Trainer
 from outgrow.values import count, seconds, settings
 
 Number = TypeVar("Number", int, float)
@@ -39,10 +48,105 @@ def grow(options: "Grow") -> int:
     Raises:
         InputError: Anything about the options or the data that can't work; nothing is written then.
     """
-    device = _device(options.device)
+    if options.resume and options.overwrite:
+        raise InputError("--resume and --overwrite: expected one of them, to go on with a run or to replace it")
+    device, sizes, how = device_of(options.device), sizes_of(options.sizes), _quality(options)
     budget, policy = _budget(options), _policy(options)
-    train_flops = _if_given(count, options.max_train_flops, "--max-train-flops")
-    dataset = data.load(
+    limit = _if_given(count, options.max_train_flops, "--max-train-flops")
+    with waiting(f"reading {options.data}"):
+        dataset = dataset_of(options)
+    network = _seed_network(options, dataset)
+    recipe = _recipe(options, len(dataset.train))
+    out = options.out if options.out is not None else Path("runs") / dataset.name
+    folder, console = RunFolder(out), Console(out)
+    tell = _listener(options, out, console)
+    run: dict[str, Any] = {"seed": options.seed, "device": device, "on_record": tell, "on_step": console.tick}
+    trainer = Trainer(
+        dataset,
+        network,
+        recipe,
+        folder,
+        budget=budget,
+        max_train_flops=limit,
+        reserved=0.0 if how is None else RESERVED,
+        sizes=sizes,
+        policy=policy,
+        policy_name=options.policy,
+        **run,
+    )
+    config = _config(options, dataset, network, recipe, trainer.policy)
+    with locked(out):
+        if not _is_finished(trainer, folder, console, config, options) and (code := _ran(trainer, folder, console)):
+            return code
+        if how is not None:
+            return finished(Branches(dataset, network, recipe, folder, how, limit=limit, **run), sizes, folder, console)
+        console.finish(folder.read_json("family.json"), write_report(out))
+        return 0
+
+
+def _is_finished(
+    trainer: Trainer, folder: RunFolder, console: Console, config: dict[str, Any], options: "Grow"
+) -> bool:
+    """Whether the trunk of the run in the folder is done already; makes it ready to start or to go on if it is not."""
+    if options.resume and earlier.is_there(folder):
+        earlier.demand_same(folder, config, _defaults(options))
+        if earlier.is_finished(folder):
+            print(f"outgrow: the run in {folder.path} is finished", file=sys.stderr)
+            console.recall(read_run(folder.path).records)
+            return True
+        if (state := earlier.last_state(folder, trainer.device)) is not None:
+            console.recall(state.records)
+            trainer.resume(state)
+            return False
+    if options.resume:
+        print(f"outgrow: {folder.path} holds no run to go on with: this one starts", file=sys.stderr)
+    folder.claim(options.overwrite or options.resume)
+    folder.write_json("config.json", config)
+    return False
+
+
+def _ran(trainer: Trainer, folder: RunFolder, console: Console) -> int:
+    """Train to the end; say how it ended if that is not well, and return the exit code."""
+    out = folder.path
+    try:
+        with console:
+            trainer.run()
+    except DivergedError as error:
+        kept = "the last good size is saved" if folder.read_json("family.json")["sizes"] else "no size was saved"
+        print(f"outgrow: {error}; {kept}; report: {write_report(out)}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        told = "what was saved before is whole; the same command with --resume goes on"
+        print(f"outgrow: interrupted; {told}; report: {write_report(out)}", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _quality(options: "Grow") -> Finish | None:
+    """How sizes are finished; None where the averages of the trunk are enough."""
+    if options.family_quality not in ("average", "branch"):
+        raise InputError(f"--family-quality {options.family_quality}: expected average or branch")
+    return Finish() if options.family_quality == "branch" else None
+
+
+def _listener(options: "Grow", out: Path, console: Console) -> Callable[[Mapping[str, Any]], None]:
+    """Return what hears every record of the journal: the console, and TensorBoard's files where they are wanted."""
+    if not options.tensorboard:
+        return console
+    from outgrow.integrations.tensorboard import TensorBoard
+
+    files = TensorBoard(out / "tensorboard")
+
+    def tell(record: Mapping[str, Any]) -> None:
+        console(record)
+        files(record)
+
+    return tell
+
+
+def dataset_of(options: "Grow") -> data.Dataset:
+    """Return the data that the command line names."""
+    return data.load(
         options.data,
         data_dir=str(options.data_dir) if options.data_dir else None,
         target=options.target,
@@ -50,38 +154,6 @@ def grow(options: "Grow") -> int:
         seed=options.seed,
         augment=options.augment,
     )
-    network = _seed_network(options, dataset)
-    recipe = _recipe(options, len(dataset.train))
-    out = options.out if options.out is not None else Path("runs") / dataset.name
-    folder, console = RunFolder(out), Console(out)
-    trainer = Trainer(
-        dataset,
-        network,
-        recipe,
-        folder,
-        budget=budget,
-        max_train_flops=train_flops,
-        policy=policy,
-        policy_name=options.policy,
-        seed=options.seed,
-        device=device,
-        on_record=console,
-        on_step=console.tick,
-    )
-    folder.claim(options.overwrite)
-    folder.write_json("config.json", _config(options, dataset, network, recipe, trainer.policy))
-    try:
-        with console:
-            family = trainer.run()
-    except DivergedError as error:
-        kept = "the last good size is saved" if folder.read_json("family.json")["sizes"] else "no size was saved"
-        print(f"outgrow: {error}; {kept}; report: {write_report(out)}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(f"outgrow: interrupted; what was saved before is whole; report: {write_report(out)}", file=sys.stderr)
-        return 130
-    console.finish(family, write_report(out))
-    return 0
 
 
 def _budget(options: "Grow") -> Budget:
@@ -109,7 +181,18 @@ def _policy(options: "Grow") -> Callable[[Timetable], Policy]:
         raise InputError(f"--prune: {error}") from error
 
 
-def _device(name: str) -> str:
+def device_of(name: str) -> str:
+    """Return where to compute.
+
+    Args:
+        name: A device as torch calls it, or auto.
+
+    Returns:
+        The device.
+
+    Raises:
+        InputError: torch can't compute there.
+    """
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -119,20 +202,21 @@ def _device(name: str) -> str:
     return name
 
 
-def _seed_network(options: "Grow", dataset: data.Dataset) -> models.Seed:
+def _seed_network(options: "Grow", dataset: data.Dataset) -> models.SeedNetwork:
     mean, std = dataset.input_statistics()
     name = options.model or ("convnet" if dataset.kind == "image" else "mlp")
     target = dataset.target_statistics() if dataset.task == "regression" else (torch.zeros(0), torch.zeros(0))
-    return models.Seed(
-        name,
-        dataset.inputs,
-        dataset.outputs,
-        widths=tuple(options.widths),
-        input_mean=tuple(mean.tolist()),
-        input_std=tuple(std.tolist()),
-        output_mean=tuple(target[0].tolist()),
-        output_std=tuple(target[1].tolist()),
-    )
+    statistics = {
+        "input_mean": tuple(mean.tolist()),
+        "input_std": tuple(std.tolist()),
+        "output_mean": tuple(target[0].tolist()),
+        "output_std": tuple(target[1].tolist()),
+    }
+    if ":" not in name:
+        return models.Seed(name, dataset.inputs, dataset.outputs, tuple(options.widths), **statistics)
+    if options.widths:
+        raise InputError(f"--widths {' '.join(map(str, options.widths))}: {name} sets its own; leave --widths out")
+    return models.imported_seed(name, dataset.inputs, dataset.outputs, **statistics)
 
 
 def _recipe(options: "Grow", examples: int) -> Recipe:
@@ -148,15 +232,25 @@ def _recipe(options: "Grow", examples: int) -> Recipe:
     return replace(recipe, **changes)
 
 
+def _defaults(options: "Grow") -> dict[str, Any]:
+    return {field.name: field.default for field in fields(options)}
+
+
 def _config(
-    options: "Grow", dataset: data.Dataset, network: models.Seed, recipe: Recipe, policy: Policy
+    options: "Grow", dataset: data.Dataset, network: models.SeedNetwork, recipe: Recipe, policy: Policy
 ) -> dict[str, Any]:
     said = {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()}
     return {
         "format": 1,
         "command": shlex.join(["outgrow", *sys.argv[1:]]),
         "options": said,
-        "data": {"name": dataset.name, "task": dataset.task, "classes": list(dataset.classes), **dataset.description},
+        "data": {
+            "name": dataset.name,
+            "task": dataset.task,
+            "classes": list(dataset.classes),
+            **dataset.description,
+            "sha256": digest(dataset),
+        },
         "seed_network": network.to_json(),
         "recipe": asdict(recipe),
         "policy": {"name": options.policy, "options": options_of(policy)},

@@ -1,6 +1,8 @@
-"""The batches of one part, epoch after epoch."""
+"""The batches of one part, epoch after epoch, and a way back to a place within one."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Self
 
 import torch
 
@@ -59,14 +61,31 @@ class Batches:
     def __len__(self) -> int:
         return len(self.x) // self.batch_size if self.drop_last else -(-len(self.x) // self.batch_size)
 
-    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        order = self._order().to(self.x.device)
-        for start in range(0, len(self) * self.batch_size, self.batch_size):
-            index = order[start : start + self.batch_size]
-            yield self._inputs(self.x[index]), self.y[index]
+    def __iter__(self) -> "Epoch":
+        return Epoch(self)
 
-    def _order(self) -> torch.Tensor:
-        """The examples of one epoch, int64 `[n]`."""
+    def resumed(self, bookmark: "Bookmark") -> "Epoch":
+        """Return the rest of an epoch behind a bookmark; the source of chance is set to what it was there."""
+        return Epoch(self, bookmark)
+
+    @property
+    def chance(self) -> torch.Tensor:
+        """State of the source of the order and the augmentation, uint8."""
+        return torch.get_rng_state() if self.generator is None else self.generator.get_state()
+
+    @chance.setter
+    def chance(self, state: torch.Tensor) -> None:
+        if self.generator is None:
+            torch.set_rng_state(state)
+        else:
+            self.generator.set_state(state)
+
+    def batch(self, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return inputs, float32 `[b, ...]`, and targets of some examples, int64 `[b]`."""
+        return self._inputs(self.x[index]), self.y[index]
+
+    def order(self) -> torch.Tensor:
+        """Draw the examples of one epoch, int64 `[n]`."""
         if not self.shuffle:
             return torch.arange(len(self.x))
         device = self.generator.device if self.generator is not None else "cpu"
@@ -77,3 +96,59 @@ class Batches:
         if self.augment:
             x = augmented(x, min(x.shape[-2:]) // PIXELS_A_SHIFT, self.generator)
         return x.float() / 255 if x.dtype == torch.uint8 else x.float()
+
+
+@dataclass(frozen=True, eq=False)
+class Bookmark:
+    """A place within an epoch, behind which the same batches follow.
+
+    Attributes:
+        used: Batches before it.
+        began: State of the source of chance before the epoch's order was drawn, uint8.
+        now: Its state at the place, uint8.
+    """
+
+    used: int
+    began: torch.Tensor
+    now: torch.Tensor
+
+
+class Epoch(Iterator[tuple[torch.Tensor, torch.Tensor]]):
+    """One pass over a part.
+
+    Args:
+        batches: Of which part, and how.
+        bookmark: Where to begin; at the first batch of a new order if None.
+
+    Example:
+        >>> split = Split(torch.arange(10.0)[:, None], torch.arange(10))
+        >>> batches = Batches(split, 4, shuffle=True, generator=torch.Generator().manual_seed(0))
+        >>> epoch = iter(batches)
+        >>> _, place = next(epoch), epoch.bookmark()
+        >>> rest = [y.tolist() for x, y in epoch]
+        >>> rest == [y.tolist() for x, y in batches.resumed(place)]
+        True
+    """
+
+    def __init__(self, batches: Batches, bookmark: Bookmark | None = None) -> None:
+        if bookmark is not None:
+            batches.chance = bookmark.began
+        self._batches, self._began = batches, batches.chance
+        self._order = batches.order().to(batches.x.device)
+        self._used = 0
+        if bookmark is not None:
+            batches.chance, self._used = bookmark.now, bookmark.used
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> tuple[torch.Tensor, torch.Tensor]:
+        if self._used == len(self._batches):
+            raise StopIteration
+        start = self._used * self._batches.batch_size
+        self._used += 1
+        return self._batches.batch(self._order[start : start + self._batches.batch_size])
+
+    def bookmark(self) -> Bookmark:
+        """Return the place behind the last batch that was taken."""
+        return Bookmark(self._used, self._began, self._batches.chance)

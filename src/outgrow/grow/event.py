@@ -4,8 +4,9 @@ Numbers that a policy did not ask for are nan here and null in the journal.
 """
 
 import math
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Self, TypeVar
 
 
 @dataclass(frozen=True)
@@ -130,6 +131,35 @@ class Event:
     def to_json(self) -> dict[str, Any]:
         """Return the event as a record of the journal."""
         return {key: _known(value) for key, value in asdict(self).items()}
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Self:
+        """Build an event from a record of the journal; what `to_json` wrote comes back as it was, infinities as nan.
+
+        Args:
+            record: What `to_json` gave; other keys are left out.
+
+        Returns:
+            The event.
+
+        Examples:
+            >>> event = Event(1, None, (), (), 8, 8, "nothing to do", 0.0, 0)
+            >>> math.isnan(Event.from_json(event.to_json() | {"step": 7}).loss)
+            True
+        """
+        values = {field.name: record[field.name] for field in fields(cls)}
+        values["candidates"] = tuple(_read(Candidate, one) for one in record["candidates"])
+        values["growths"] = tuple(_read(Growth, one) for one in record["growths"])
+        return cls(**values | {"loss": math.nan if record["loss"] is None else record["loss"]})
+
+
+Part = TypeVar("Part", Candidate, Growth)
+
+
+def _read(kind: type[Part], values: Mapping[str, Any]) -> Part:
+    """A part of an event; all of its numbers that aren't known are nan."""
+    known: dict[str, Any] = {key: math.nan if value is None else value for key, value in values.items()}
+    return kind(**known)
 
 
 def _known(value: Any) -> Any:

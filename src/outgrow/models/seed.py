@@ -1,28 +1,25 @@
-"""A seed: the small network that a run starts from, rebuilt from a few JSON values."""
+"""A built-in seed: the small network that a run starts from, rebuilt from a few JSON values."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import torch
 from torch import nn
 
 from outgrow.errors import InputError
-from outgrow.models.affine import Affine
 from outgrow.models.convnet import ConvNet
 from outgrow.models.mlp import MLP
 from outgrow.models.resnet import ResNet
+from outgrow.models.seed_network import SeedNetwork, units_of
+from outgrow.stored import Stored
 
 NAMES = ("mlp", "convnet", "resnet")
 
 
 @dataclass(frozen=True)
-class Seed:
-    """How to build a seed network, with the constants that let it take raw inputs and give raw outputs.
-
-    The network is `input standardization -> model -> output scaling`: images come in as 0..1, tables as they are, and
-    a regression answers in the target's own units.
+class Seed(SeedNetwork):
+    """A built-in seed network.
 
     Args:
         model: One of `mlp`, `convnet`, `resnet`.
@@ -38,6 +35,7 @@ class Seed:
         InputError: The model is unknown or can't read such inputs, or the widths don't fit it.
 
     Examples:
+        >>> import torch
         >>> Seed("mlp", (4,), 3, widths=(2,)).build()(torch.zeros(5, 4)).shape
         torch.Size([5, 3])
     """
@@ -53,7 +51,10 @@ class Seed:
 
     def __post_init__(self) -> None:
         if self.model not in NAMES:
-            raise InputError(f"unknown model '{self.model}': choose one of {', '.join(NAMES)}")
+            raise InputError(
+                f"unknown model '{self.model}': choose one of {', '.join(NAMES)}, or name your own as "
+                f"package.module:factory"
+            )
         if self.model != "mlp" and len(self.inputs) != 3:
             raise InputError(f"{self.model} reads images, but an example here has shape {list(self.inputs)}: use mlp")
         if not self.widths:
@@ -79,42 +80,29 @@ class Seed:
             return (4, 8, 16)[:stages]
         return (4, 4, 8, 8, 16, 16)[: 2 * stages]
 
-    def build(self) -> nn.Sequential:
-        """Return a freshly initialised network (from torch's global random state)."""
-        image = len(self.inputs) == 3
-        channels = self.inputs[0] if image else math.prod(self.inputs)
-        core: nn.Module
-        if self.model == "mlp":
-            core = MLP(math.prod(self.inputs), self.widths, self.outputs)
-        elif self.model == "convnet":
-            core = ConvNet(channels, self.widths, self.outputs)
-        else:
-            core = ResNet(channels, self.widths, self.outputs)
-        net = nn.Sequential()
-        standardize = Affine.standardize(
-            _vector(self.input_mean, 0.0, channels), _vector(self.input_std, 1.0, channels), 2 if image else 0
-        )
-        net.add_module("input", standardize)
-        net.add_module(self.model, core)
-        if self.output_mean or self.output_std:
-            scale, shift = _vector(self.output_std, 1.0, self.outputs), _vector(self.output_mean, 0.0, self.outputs)
-            net.add_module("output", Affine(scale, shift))
-        return net
+    @property
+    def core_name(self) -> str:
+        """What the core is called in the network: its kind."""
+        return self.model
 
-    def example(self) -> torch.Tensor:
-        """Return one input of zeros, [1, *inputs]."""
-        return torch.zeros(1, *self.inputs)
+    @property
+    def smaller(self) -> str:
+        """What to do where the network is too large."""
+        return f"start with smaller widths than {' '.join(map(str, self.widths))}"
+
+    def core(self) -> nn.Module:
+        """Return a freshly initialised core: standardized inputs [examples, *inputs] to [examples, outputs]."""
+        if self.model == "mlp":
+            return MLP(math.prod(self.inputs), self.widths, self.outputs)
+        kind = ConvNet if self.model == "convnet" else ResNet
+        return kind(self.inputs[0], self.widths, self.outputs)
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values; `Seed.from_json` reads them back."""
         return asdict(self)
 
     @classmethod
-    def from_json(cls, values: dict[str, Any]) -> "Seed":
+    def from_json(cls, values: Mapping[str, Any] | Stored) -> "Seed":
         """Build a seed from what `to_json` gave."""
-        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-        return cls(**fields)
-
-
-def _vector(values: Sequence[float], default: float, size: int) -> torch.Tensor:
-    return torch.tensor(values, dtype=torch.float32) if values else torch.full((size,), default)
+        stored = values if isinstance(values, Stored) else Stored(values, "seed network")
+        return cls(stored.text("model"), widths=stored.wholes("widths", least=1), **units_of(stored))

@@ -321,13 +321,14 @@ def adopt_shapes_(model: nn.Module, tensors: dict[str, Tensor]) -> None:
 
     Args:
         model: The seed that the saved network grew from.
-        tensors: Its state dict.
+        tensors: Its state dict, or all of its parameters and buffers by their first names.
 
     Raises:
         KeyError: The names don't agree, so that the network grew from another seed.
     """
     present = tensors_of(model)
-    if missing := set(model.state_dict()) ^ set(tensors):
+    stored = set(model.state_dict())
+    if missing := (stored & set(present)) - set(tensors) | set(tensors) - (stored | set(present)):
         raise KeyError(f"these tensors are in the seed or in the file only: {', '.join(sorted(missing)[:4])}")
     saved = {name: old for name, old in present.items() if name in tensors}  # buffers that are not saved stay
     replace_(model, {name: tensors[name].detach().to(old.device, copy=True) for name, old in saved.items()})

@@ -1,6 +1,6 @@
 """Attributes that go with the size of an axis, set to what they are with more units or fewer."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from torch import nn
 
@@ -42,3 +42,20 @@ def resized_(model: nn.Module, resizes: Sequence[tuple[Axis, int]]) -> tuple[tup
         put_back()
         raise
     return tuple(done), put_back
+
+
+def settings_of(model: nn.Module, axes: Iterable[Axis]) -> list[Setting]:
+    """Return what the attributes that go with axes are now.
+
+    Args:
+        model: A network.
+        axes: Its axes.
+
+    Returns:
+        Each attribute once; an eps that is None has never changed, and is left out.
+    """
+    axes = list(axes)
+    places = [(scaled.module, scaled.attribute) for axis in axes for scaled in axis.settings]
+    places += [(gain.module, gain.attribute) for axis in axes for gain in axis.gains if gain.attribute]
+    found = [Setting(*place, Setting(*place, 0).read(model)) for place in dict.fromkeys(places)]
+    return [setting for setting in found if setting.value is not None]

@@ -1,117 +1,122 @@
-"""Bands: the widths of a network over time, one upon the other, with their names at the end."""
+"""Bands: the axes of a network over time, one upon the other, each as thick as it is wide."""
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from itertools import pairwise
 
-from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap, to_hex
-from matplotlib.ticker import MaxNLocator
+from markupsafe import Markup
 
-from outgrow.show import quantity
-from outgrow.show.figure import MUTED, PAPER, hover
+from outgrow.show.svg import PAPER, element, mark, number
 
-BANDS = LinearSegmentedColormap.from_list(
-    "bands", ["#0f8f86", "#1f86c9", "#5b6ee1", "#9a5bd6", "#d1509b", "#e0703f", "#d09a1f"]
-)
-"""From the first axis to the last; each is readable on white and on black."""
+HUES = ((15, 143, 134), (31, 134, 201), (91, 110, 225), (154, 91, 214), (209, 80, 155), (224, 112, 63), (208, 154, 31))
+"""From the first axis to the last [red, green, blue]; each is readable on white and on black."""
+
+TURN = 14.0  # pixels in which a band gets its new width, at most
 
 
-def draw_bands(axes: Axes, times: Sequence[float], widths: Mapping[str, Sequence[int]]) -> None:
-    """Draw every axis of a network as a band as thick as it is wide, all of them around one middle line.
+def stacked(sizes: Sequence[Sequence[int]], top: float, bottom: float) -> list[list[float]]:
+    """Stack axes around one middle line, so that the widest moment fills the height.
 
     Args:
-        axes: Where to draw.
-        times: Times at which something is known [epochs].
-        widths: For every axis its size from each time on.
-    """
-    end = 1.015 * max(times[-1], 1.0)  # what grew in the last epoch is seen, too
-    xs, names = [*times, end], list(widths)
-    totals = [sum(sizes) for sizes in zip(*widths.values(), strict=True)]
-    tall = max(*totals, 1)
-    floor, centres = [-total / 2 for total in totals], []
-    colours = [to_hex(BANDS(place / max(1, len(names) - 1))) for place in range(len(names))]
-    for name, colour in zip(names, colours, strict=True):
-        sizes = widths[name]
-        top = [low + size for low, size in zip(floor, sizes, strict=True)]
-        band = axes.fill_between(xs, [*floor, floor[-1]], [*top, top[-1]], step="post", color=colour, linewidth=0)
-        band.set_gid(hover(f"{quantity.clean(name)}: {_from_to(sizes)}"))
-        axes.plot(xs, [*top, top[-1]], drawstyle="steps-post", color=PAPER, linewidth=1.2 if len(names) < 20 else 0.5)
-        centres.append((floor[-1] + top[-1]) / 2)
-        floor = top
-    axes.set(xlim=(0, end), ylim=(-0.54 * tall, 0.54 * tall), xlabel="epoch", yticks=[])
-    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
-    axes.spines["left"].set_visible(False)
-    axes.grid(visible=False)
-    _label_bands(axes, widths, centres, colours)
-    _scale_bar(axes, tall, end)
-
-
-def spread(places: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """Move labels apart until they are a gap from each other, as little as needed, between two ends.
-
-    Args:
-        places: Where the labels would stand, in rising order; there must be room for all.
-        gap: The least distance.
-        low: The lower end.
-        high: The upper end.
+        sizes: The sizes of each axis over time, [axes, times].
+        top: Where the height begins [pixels].
+        bottom: Where it ends [pixels].
 
     Returns:
-        Where they stand.
+        The edges between them over time [pixels], from the bottom up, [axes + 1, times].
 
-    >>> spread([0.0, 0.1, 5.0], 1.0, 0.0, 10.0)
-    [0.0, 1.0, 5.0]
-    >>> spread([9.8, 9.9], 1.0, 0.0, 10.0)
-    [9.0, 10.0]
+    >>> stacked([[2, 4], [2, 4]], 0.0, 80.0)
+    [[60.0, 80.0], [40.0, 40.0], [20.0, 0.0]]
     """
-    moved: list[float] = []
-    for place in places:
-        moved.append(max(place, moved[-1] + gap if moved else low))
-    ceiling = high
-    for index in reversed(range(len(moved))):
-        moved[index] = min(moved[index], ceiling)
-        ceiling = moved[index] - gap
-    return moved
+    totals = [sum(now) for now in zip(*sizes, strict=True)]
+    unit, middle = (bottom - top) / max(*totals, 1), (top + bottom) / 2
+    edges = [[middle + total / 2 * unit for total in totals]]
+    for axis in sizes:
+        edges.append([low - size * unit for low, size in zip(edges[-1], axis, strict=True)])
+    return edges
 
 
-def _label_bands(axes: Axes, sizes: Mapping[str, Sequence[int]], centres: list[float], colours: list[str]) -> None:
-    """Name the bands at their right ends; of too many, the widest."""
-    low, high = axes.get_ylim()
-    gap = (high - low) * 16.5 / (axes.figure.bbox.height - 45)
-    names, room = list(sizes), max(1, int((high - low) / gap) - 1)
-    most = len(names) if len(names) <= room else room - 1
-    shown = sorted(sorted(range(len(names)), key=lambda place: -sizes[names[place]][-1])[:most])
-    places = spread([centres[place] for place in shown], gap, low + gap / 2, high - gap / 2)
-    right = axes.get_yaxis_transform()
-    for place, y in zip(shown, places, strict=True):
-        axes.plot(
-            [1.002, 1.02], [centres[place], y], color=colours[place], linewidth=1.2, clip_on=False, transform=right
-        )
-        text = f"{quantity.shorten(quantity.clean(names[place]), 26)}\u2002{_from_to(sizes[names[place]])}"
-        axes.text(1.027, y, text, va="center", transform=right)
-    if most < len(names):
-        axes.text(1.027, low, f"and {len(names) - most} narrower", va="center", color=MUTED, transform=right)
+def band(
+    name: str,
+    sizes: Sequence[int],
+    xs: Sequence[float],
+    edges: tuple[Sequence[float], Sequence[float]],
+    right: float,
+    colour: str,
+) -> Markup:
+    """Draw one axis from where it is born to where it ends, with smooth turns where its width or place changes.
+
+    Args:
+        name: The name of the axis.
+        sizes: Its size from each time on; 0 where there is none.
+        xs: Where these times are [pixels].
+        edges: Its lower and its upper edge from each time on [pixels].
+        right: Where time ends [pixels].
+        colour: Its colour.
+
+    Returns:
+        A mark.
+    """
+    low, high = edges
+    alive = [index for index, size in enumerate(sizes) if size]
+    if not alive:
+        return Markup("")
+    first, last = max(0, alive[0] - 1), min(len(xs) - 1, alive[-1] + 1)
+    turns = [(x, min(TURN, 0.8 * (after - x))) for x, after in pairwise([*xs, right])]
+    begin = xs[first] if first == alive[0] else turns[first + 1][0]
+    stop = right if sizes[last] else sum(turns[last])
+    part = slice(first, last + 1)
+    over = _edge(high[part], turns[part], begin, stop)
+    under = _edge(low[part], turns[part], begin, stop, back=True)
+    outline = f"M{number(begin)} {number(high[first])}{over}V{number(low[last])}{under}z"
+    shape = element("path", d=outline, fill=colour, stroke=PAPER, stroke_width=0.8)
+    return mark([name, f"{from_to(sizes)} units"], shape, kind="band", data_axis=name, data_units=sizes[-1])
 
 
-def _scale_bar(axes: Axes, tall: int, end: float) -> None:
-    """Draw how thick a round number of units is."""
-    units = max(1, 2 ** int(math.log2(max(2, tall / 4))))
-    low, _ = axes.get_ylim()
-    left = axes.get_yaxis_transform()
-    axes.plot([-0.015, -0.015], [low, low + units], color=MUTED, linewidth=2, clip_on=False, transform=left)
-    axes.text(
-        -0.025,
-        low + units / 2,
-        quantity.count(units, "unit"),
-        rotation=90,
-        ha="right",
-        va="center",
-        color=MUTED,
-        transform=left,
-    )
+def hue(place: int, of: int) -> str:
+    """Return the colour of an axis.
+
+    Args:
+        place: Its place in the network, from 0.
+        of: How many axes there are.
+
+    Returns:
+        The colour.
+
+    >>> hue(0, 3), hue(1, 3), hue(0, 1)
+    ('#0f8f86', '#9a5bd6', '#0f8f86')
+    """
+    far = place / max(1, of - 1) * (len(HUES) - 1)
+    first, share = HUES[int(far)], far - int(far)
+    second = HUES[min(int(far) + 1, len(HUES) - 1)]
+    return "#" + "".join(f"{round(a + share * (b - a)):02x}" for a, b in zip(first, second, strict=True))
 
 
-def _from_to(sizes: Sequence[int]) -> str:
-    """Write how an axis grew: from its first size to its last, by way of the largest where it shrank again."""
+def from_to(sizes: Sequence[int]) -> str:
+    """Write how an axis grew: from its first size to its last, by way of the largest where it shrank again.
+
+    Args:
+        sizes: Its sizes over time; 0 where there is none.
+
+    Returns:
+        The way.
+
+    >>> from_to([4, 8, 6]), from_to([0, 4, 4]), from_to([4, 6])
+    ('4 → 8 → 6', '4', '4 → 6')
+    """
     first, last, most = next((size for size in sizes if size), 0), sizes[-1], max(sizes)
     way = [first, *([most] if most > max(first, last) else []), last]
     return f"{first}" if len(set(way)) == 1 else " → ".join(map(str, way))
+
+
+def _edge(
+    ys: Sequence[float], turns: Sequence[tuple[float, float]], begin: float, stop: float, *, back: bool = False
+) -> str:
+    """Write one edge of a band: level, and a smooth turn wherever its height changes."""
+    steps: list[str] = []
+    for (before, after), (x, turn) in zip(pairwise(ys), turns[1:], strict=True):
+        if abs(after - before) > 0.005:
+            ends = [(x, before), (x + turn, after)]
+            (x0, y0), (x1, y1) = ends[::-1] if back else ends
+            half = number((x1 - x0) / 2)
+            steps.append(f"H{number(x0)}c{half} 0 {half} {number(y1 - y0)} {number(x1 - x0)} {number(y1 - y0)}")
+    return "".join(steps[::-1]) + f"H{number(begin)}" if back else "".join(steps) + f"H{number(stop)}"

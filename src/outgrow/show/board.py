@@ -36,6 +36,12 @@ class Board:
         self.step = 0
         self.seconds = 0.0
         self.left: float | None = None
+        self.branch: Record = {}  # the size that is trained further by itself, if one is
+
+    @property
+    def steps(self) -> int:
+        """Steps of what goes on: of the run, or of the branch."""
+        return int(self.branch.get("steps") or self.start.get("steps") or 0)
 
     def add(self, record: Record) -> None:
         """Take in one record of the journal."""
@@ -51,6 +57,9 @@ class Board:
                 self.params = record.get("params_after", self.params)
             case "size":
                 self.sizes[record["name"]] = record
+                self.branch = {}
+            case "branch":
+                self.branch = record
             case "end":
                 self.left = None
 
@@ -80,9 +89,7 @@ class Board:
         return Text(" · ".join(filter(None, (quantity.clean(self.out), seed, f"{device}{threads}"))), style="dim")
 
     def _progress(self) -> RenderableType:
-        steps, epochs = self.start.get("steps") or 0, self.start.get("epochs") or 0
-        share = min(1.0, self.step / steps) if steps else 0.0
-        current = min(epochs, int(share * epochs) + 1) if share < 1 else epochs
+        share = min(1.0, self.step / self.steps) if self.steps else 0.0
         row = Table.grid(expand=True, padding=(0, 2, 0, 0))
         row.add_column(no_wrap=True)
         row.add_column(ratio=1)
@@ -91,8 +98,14 @@ class Board:
         bar = ProgressBar(
             total=1.0, completed=share, style="bright_black", complete_style="green", finished_style="green"
         )
-        row.add_row(Text(f"epoch {current}/{epochs}", style="bold"), bar, Text(f"{quantity.share(share, 0)}  {time}"))
+        row.add_row(Text(self._stage(share), style="bold"), bar, Text(f"{quantity.share(share, 0)}  {time}"))
         return row
+
+    def _stage(self, share: float) -> str:
+        if self.branch:
+            return f"finishing {quantity.clean(self.branch['of'])}"
+        epochs = self.start.get("epochs") or 0
+        return f"epoch {min(epochs, int(share * epochs) + 1) if share < 1 else epochs}/{epochs}"
 
     def _latest(self) -> Text:
         limit = self.start.get("max_params")

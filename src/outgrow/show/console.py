@@ -3,7 +3,7 @@
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TextIO
@@ -72,19 +72,38 @@ class Console:
         Args:
             record: An object as the journal holds it.
         """
+        if kind(record) == "size" and self._board.branch:
+            self._advance(self._board.steps, time.monotonic() - self._began)
         self._board.add(record)
-        if "seconds" in record and kind(record) in {"epoch", "end"}:
+        if "seconds" in record and kind(record) in {"epoch", "end", "resume"}:
             self._began = time.monotonic() - record["seconds"]
             self._advance(record.get("step", self._board.step), record["seconds"])
         elif kind(record) == "start":
             self._began = time.monotonic()
             self._advance(0, 0.0)
+        elif kind(record) == "branch":
+            self._board.left = self._pace.left(self._board.step + record["steps"])
+            self._began, self._pace = time.monotonic(), Pace()
+            self._pace.note(0, 0.0)
+            self._board.step, self._board.seconds = 0, 0.0
         if self._live is None:
             for line in lines(record, self._board.start, self._board.left):
                 self._write(line)
         else:
             self._keep(record)
             self._draw()
+
+    def recall(self, records: Sequence[Record]) -> None:
+        """Take up what a run told before it stopped; only its start is shown again.
+
+        Args:
+            records: The journal so far.
+        """
+        self(records[0])
+        for record in records[1:]:
+            self._board.add(record)
+            if kind(record) == "epoch":
+                self._advance(record["step"], record["seconds"])
 
     def tick(self, step: int) -> None:
         """Move the progress within an epoch; costs next to nothing between two drawings and where there is no board.
@@ -121,7 +140,7 @@ class Console:
     def _advance(self, step: int, seconds: float) -> None:
         self._pace.note(step, seconds)
         self._board.step, self._board.seconds = step, seconds
-        self._board.left = self._pace.left(self._board.start.get("steps") or step)
+        self._board.left = self._pace.left(self._board.steps or step)
 
     def _draw(self) -> None:
         self._drawn = time.monotonic()
@@ -133,7 +152,7 @@ class Console:
         names = min(max(map(len, self._board.axes), default=8), max(8, self._screen.width - 65))
         for growth in record["growths"] if kind(record) == "event" else ():
             self._screen.print(growth_row(record, growth, names), soft_wrap=True)
-        if kind(record) in {"start", "end"} or (kind(record) == "event" and not record["growths"]):
+        if kind(record) in {"start", "resume", "end"} or (kind(record) == "event" and not record["growths"]):
             for line in lines(record, self._board.start):
                 self._screen.print(Text(line, style="dim" if kind(record) == "event" else ""))
 

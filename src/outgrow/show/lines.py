@@ -152,6 +152,16 @@ def _size(record: Record, start: Record, left: float | None) -> Iterator[str]:
     )
 
 
+def _resume(record: Record, start: Record, left: float | None) -> Iterator[str]:
+    yield f"resumed at epoch {record['epoch']:.4g}, step {record['step']:,}"
+
+
+def _branch(record: Record, start: Record, left: float | None) -> Iterator[str]:
+    time = f", {text}" if (text := quantity.left(left)) else ""
+    params, steps = quantity.count(record["params"], "parameter"), quantity.count(record["steps"], "step")
+    yield f"finishing {record['of']} by itself: {params}, {steps}{time}"
+
+
 def _end(record: Record, start: Record, left: float | None) -> Iterator[str]:
     checks = record.get("check_seconds")
     spent = (
@@ -167,5 +177,7 @@ WRITERS: dict[str, Callable[[Record, Record, float | None], Iterator[str]]] = {
     "epoch": _epoch,
     "event": _event,
     "size": _size,
+    "resume": _resume,
+    "branch": _branch,
     "end": _end,
 }

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from outgrow.errors import InputError
+from outgrow.pareto import pareto as front
 from outgrow.show import quantity
 
 KEYS = {
@@ -11,7 +12,10 @@ KEYS = {
     "epoch": ("epoch", "step", "train_loss", "validation", "params", "axes", "seconds"),
     "event": ("event", "epoch", "growths", "reason"),
     "size": ("name", "params", "flops", "axes", "validation"),
+    "resume": ("epoch", "step", "seconds"),
     "end": ("reason", "seconds"),
+    "branch": ("of", "params", "steps"),
+    "trained": ("size", "params", "epochs", "validation"),
     "growth": ("kind", "where", "size_after", "params"),
 }
 """The keys without which a record of each kind can't be shown."""
@@ -99,13 +103,7 @@ def pareto(sizes: Sequence[Record], metric: str) -> list[Record]:
     [10, 30]
     """
     sign = 1.0 if higher_is_better(metric) else -1.0
-    best, front = float("-inf"), []
-    for size in sorted(sizes, key=lambda size: (size["params"], -sign * _number(size["validation"].get(metric)))):
-        value = sign * _number(size["validation"].get(metric))
-        if value > best:
-            best = value
-            front.append(size)
-    return front
+    return front(sizes, lambda size: size["params"], lambda size: sign * _number(size["validation"].get(metric)))
 
 
 def _number(value: float | None) -> float:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from outgrow.errors import InputError
-from outgrow.show.record import Record, kind, metric_name, of_kind, require
+from outgrow.show import quantity
+from outgrow.show.record import Record, kind, metric_name, of_kind, pareto, require
 
 EXPECTED = "expected a run folder as `outgrow grow` writes it, with a journal.jsonl that begins with a start record"
 
@@ -21,12 +22,14 @@ class Run:
         config: What config.json holds; empty if there is none.
         records: The journal.
         family: What family.json holds; None while the run goes on or after it broke off.
+        comparison: What compare.json holds; None where the sizes were not trained by themselves.
     """
 
     folder: str
     config: Mapping[str, Any]
     records: list[Record]
     family: Mapping[str, Any] | None
+    comparison: Mapping[str, Any] | None = None
 
     @property
     def start(self) -> Record:
@@ -63,6 +66,34 @@ class Run:
         return sorted(saved, key=lambda size: (size["params"], size["name"]))
 
     @property
+    def best(self) -> Record | None:
+        """The best saved size by its validation metric, None if there is none."""
+        return next(iter(pareto(self.sizes, self.metric)[::-1]), None)
+
+    @property
+    def trained_alone(self) -> list[Record]:
+        """The sizes that were trained by themselves, at the length that counts; at the longest until that is known."""
+        return self._trained("sweep")
+
+    @property
+    def trained_uniform(self) -> list[Record]:
+        """Networks of uniform widths that were trained by themselves, at that length."""
+        return self._trained("uniform")
+
+    def _trained(self, which: str) -> list[Record]:
+        told = self.comparison or {}
+        found = list(told.get(which) or ())
+        length = told.get("chosen") or max((record["epochs"] for record in found), default=0)
+        alike = [record for record in found if record["epochs"] == length]
+        return sorted(alike, key=lambda record: (record["params"], record["size"]))
+
+    @property
+    def saved_at(self) -> dict[str, float]:
+        """The epochs at which the sizes were saved first, by name; a size that was finished later keeps its moment."""
+        saved = [*of_kind(self.records, "size"), *self.sizes][::-1]
+        return {size["name"]: float(size["epoch"]) for size in saved if quantity.known(size.get("epoch"))}
+
+    @property
     def total(self) -> Mapping[str, Any]:
         """All that was spent: the family's total, else the end record's, else the last epoch's."""
         if self.family is not None and self.family.get("total"):
@@ -94,7 +125,13 @@ def read_run(folder: Path) -> Run:
             raise InputError(f'{folder / "family.json"}: expected a list of sizes under "sizes"')
         for size in family["sizes"]:
             require({"record": "size"} | size, str(folder / "family.json"))
-    return Run(folder.as_posix(), _read_object(folder / "config.json") or {}, records, family)
+    config, comparison = _read_object(folder / "config.json") or {}, _read_object(folder / "compare.json")
+    for which in ("sweep", "uniform"):
+        for trained in (comparison or {}).get(which) or ():
+            if not isinstance(trained, dict):
+                raise InputError(f'{folder / "compare.json"}: expected a list of trainings under "{which}"')
+            require({"record": "trained"} | trained, str(folder / "compare.json"))
+    return Run(folder.as_posix(), config, records, family, comparison)
 
 
 def read_journal(file: Path) -> list[Record]:

@@ -23,11 +23,10 @@ def settings(run: Run) -> list[tuple[str, str]]:
         Name and value of each, as text.
     """
     start, total = run.start, run.total
-    command = run.config.get("command")
     examples = [(part, start.get(f"{part}_examples")) for part in ("train", "validation", "test")]
     versions = start.get("versions") or {}
     rows = [
-        ("command", shlex.join(map(str, command)) if isinstance(command, list) else str(command or "")),
+        ("command", command(run)),
         ("data", f"{start['data']}, {start['task']}"),
         ("examples", ", ".join(f"{number:,} {part}" for part, number in examples if number)),
         ("seed network", f"{start['model']}, {quantity.count(start['params'], 'parameter')}"),
@@ -45,6 +44,12 @@ def settings(run: Run) -> list[tuple[str, str]]:
     ]
     rows += [(name, written(value)) for name, value in run.config.items() if name not in TOLD and name not in start]
     return [(quantity.clean(name), quantity.clean(value)) for name, value in rows if value not in {None, ""}]
+
+
+def command(run: Run) -> str:
+    """Write the command that made the run; empty where it isn't known."""
+    words = run.config.get("command")
+    return shlex.join(map(str, words)) if isinstance(words, list) else str(words or "")
 
 
 def policy(run: Run) -> str:

@@ -1,6 +1,6 @@
 """The trajectory of the widths: the size of every axis from the seed network to the last record."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from outgrow.show.record import RESIZES, Record, kind
 
@@ -37,6 +37,25 @@ def trajectory(records: Iterable[Record]) -> tuple[list[float], dict[str, list[i
         times.append(epoch)
         states.append(now)
     return times, {name: [state.get(name, 0) for state in states] for name in in_order(states)}
+
+
+def merged(times: Sequence[float], widths: Mapping[str, Sequence[int]]) -> tuple[list[float], dict[str, list[int]]]:
+    """Leave out the times at which no axis changed, and all but the last of several records of one moment.
+
+    Args:
+        times: Times at which something is known [epochs], in rising order.
+        widths: For every axis its size from each time on.
+
+    Returns:
+        The first time and those at which an axis changed, and the sizes from each on.
+
+    >>> merged([0.0, 1.0, 1.5, 1.5, 2.0], {"a": [4, 4, 6, 8, 8]})
+    ([0.0, 1.5], {'a': [4, 8]})
+    """
+    last = [index for index, time in enumerate(times) if [*times, None][index + 1] != time]
+    states = list(zip(*widths.values(), strict=True))
+    kept = [now for place, now in enumerate(last) if place == 0 or not states or states[now] != states[last[place - 1]]]
+    return [times[index] for index in kept], {name: [sizes[index] for index in kept] for name, sizes in widths.items()}
 
 
 def resized(event: Record) -> dict[str, int]:

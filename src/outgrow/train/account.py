@@ -16,7 +16,7 @@ the larger network there is another check; so f may become at most
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from outgrow.errors import InputError
@@ -146,6 +146,14 @@ class Account:
             "check_seconds": self.check_seconds,
             "check_flops": self.check_flops,
         }
+
+    def to_json(self) -> dict[str, float]:
+        """Return what was spent, and what is known of checks, as `restore_` takes it."""
+        return {name: value for name, value in vars(self).items() if name not in ("course", "limit")}
+
+    def restore_(self, values: Mapping[str, float]) -> None:
+        """Go on from what `to_json` gave."""
+        vars(self).update(values)
 
     def demand_affordable(self, flops: int, epochs: int) -> None:
         """Check that the seed can be trained all the way.

@@ -1,11 +1,13 @@
 """How good a network is: loss and metrics on a split."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from outgrow.data import Dataset
 from outgrow.grow.curvature import Loss
 
 METRICS = {"classification": "accuracy", "regression": "rmse"}
@@ -47,10 +49,22 @@ def evaluate(model: nn.Module, loader: Iterable[tuple[Tensor, Tensor]], loss: Lo
     return {"loss": total / count, "rmse": float(squared.mean().sqrt()), "r2": r2}
 
 
-def better(task: str, left: dict[str, float], right: dict[str, float]) -> bool:
-    """Whether `left` is the better of two evaluations: higher accuracy or lower error."""
-    metric = METRICS[task]
-    return left[metric] > right[metric] if metric == "accuracy" else left[metric] < right[metric]
+def worth(task: str, found: Mapping[str, float | None]) -> float:
+    """Return by what sizes are compared, the higher the better: accuracy, or less the error; that of NaN is the least.
+
+    Examples:
+        >>> worth("classification", {"accuracy": 0.5}), worth("regression", {"rmse": 3.0, "r2": 0.1})
+        (0.5, -3.0)
+    """
+    value = found[METRICS[task]]
+    if value is None or math.isnan(value):
+        return -math.inf
+    return value if task == "classification" else -value
+
+
+def loss_of(dataset: Dataset) -> Loss:
+    """Return what networks are trained for: cross-entropy, or the squared error over the target's variance."""
+    return StandardizedMSE(dataset.target_statistics()[1]) if dataset.task == "regression" else F.cross_entropy
 
 
 class StandardizedMSE:

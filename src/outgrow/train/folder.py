@@ -1,21 +1,37 @@
 """A run folder: what is in it, and how its files are written so that a stop at any moment leaves it readable.
 
-config.json, journal.jsonl, family.json, sizes/NAME.safetensors, report.html
+config.json, journal.jsonl, family.json, sizes/NAME.safetensors, resume/, compare.json, report.html
 """
 
+import hashlib
 import json
 import math
 import os
+import re
 import shutil
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any, NoReturn
 
+import torch
 from torch import Tensor
 
 from outgrow.errors import InputError
+from outgrow.stored import shown
 
-_OURS = ("config.json", "journal.jsonl", "family.json", "sizes", "report.html")
+_OURS = (
+    "config.json",
+    "family.json",
+    "sizes",
+    "resume",
+    "trunk",
+    "export",
+    "compare.json",
+    "tensorboard",
+    "report.html",
+    "journal.jsonl",
+)
+"""What a run writes; its journal, which shows that it is one, goes last where it is removed."""
 
 
 class RunFolder:
@@ -43,11 +59,15 @@ class RunFolder:
             inside = sorted(p.name for p in self.path.iterdir()) if self.path.exists() else []
             if "journal.jsonl" in inside or "family.json" in inside:
                 if not overwrite:
-                    raise InputError(f"{self.path} holds another run: choose another --out, or add --overwrite")
+                    raise InputError(
+                        f"{self.path} holds another run: choose another --out, or add --resume or --overwrite"
+                    )
                 self._clear()
             elif inside:
                 raise InputError(f"{self.path} holds something else ({inside[0]}): choose an empty or a new folder")
-            (self.path / "sizes").mkdir(parents=True, exist_ok=True)
+            self.path.mkdir(parents=True, exist_ok=True)
+            (self.path / "journal.jsonl").touch()
+            (self.path / "sizes").mkdir(exist_ok=True)
         except OSError as error:
             raise InputError(f"can't write to {self.path}: {error.strerror or error}") from error
 
@@ -67,42 +87,93 @@ class RunFolder:
         """Read a JSON file of the folder.
 
         Returns:
-            Its value.
+            Its value, an object.
 
         Raises:
             InputError: It is missing or damaged.
         """
         file = self.path / name
+        if not file.exists():
+            raise InputError(self._lack(name))
         try:
-            value: dict[str, Any] = json.loads(file.read_text())
-        except FileNotFoundError as error:
-            raise InputError(f"{self.path} is no run of outgrow: it has no {name}") from error
-        except ValueError as error:
+            value: object = json.loads(self._read(name), parse_constant=_refuse)
+        except (ValueError, RecursionError) as error:
             raise InputError(f"{file} is damaged: {error}") from error
+        if not isinstance(value, dict):
+            raise InputError(f"{file} is damaged: expected an object, received {shown(value)}")
         return value
 
-    def write_tensors(self, name: str, tensors: Mapping[str, Tensor]) -> None:
-        """Write a safetensors file aside, then rename it into place."""
+    def _lack(self, name: str) -> str:
+        """Say why a file of a run is not there."""
+        if name == "family.json" and (self.path / "journal.jsonl").exists():
+            return f"{self.path} has not saved a size yet"
+        lacks = f"it has no {name}" if self.path.is_dir() else "there is no such folder"
+        return f"{self.path} is no run of outgrow: {'it is a file' if self.path.is_file() else lacks}"
+
+    def inside(self, name: str) -> Path:
+        """Return where a file of the folder is.
+
+        Args:
+            name: Its path from the folder.
+
+        Returns:
+            The file, whether it is there or not.
+
+        Raises:
+            InputError: The path is absolute or leads out of the folder, also by a symbolic link.
+        """
+        try:
+            out = PurePosixPath(name).is_absolute() or PureWindowsPath(name).anchor or ".." in re.split(r"[/\\]", name)
+            if not out and (self.path / name).resolve().is_relative_to(self.path.resolve()):
+                return self.path / name
+        except (OSError, RuntimeError, ValueError):  # a circle of links, or no name of a file
+            pass
+        raise InputError(f"{self.path} names a file {name!r}: expected one inside of the run folder; it is not read")
+
+    def _read(self, name: str) -> bytes:
+        file = self.inside(name)
+        try:
+            if file.exists() and not file.is_file():
+                raise InputError(f"can't read {file}: expected a file")
+            return file.read_bytes()
+        except OSError as error:
+            raise InputError(f"can't read {file}: {error.strerror or error}") from error
+
+    def write_tensors(self, name: str, tensors: Mapping[str, Tensor]) -> str:
+        """Write a safetensors file aside, then rename it into place.
+
+        Returns:
+            The SHA-256 of the file, in hexadecimal digits.
+        """
         from safetensors.torch import save
 
-        self._write(name, save({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}))
+        layout = torch.contiguous_format
+        data = save({key: tensor.detach().cpu().clone(memory_format=layout) for key, tensor in tensors.items()})
+        self._write(name, data)
+        return hashlib.sha256(data).hexdigest()
 
-    def read_tensors(self, name: str) -> dict[str, Tensor]:
+    def read_tensors(self, name: str, sha256: str | None = None) -> dict[str, Tensor]:
         """Read a safetensors file of the folder.
+
+        Args:
+            name: Its path from the folder.
+            sha256: What `write_tensors` returned; None if it isn't known.
 
         Returns:
             Its tensors by name.
 
         Raises:
-            InputError: It is missing or damaged.
+            InputError: It is missing, damaged or not what was written, or its path leads out of the folder.
         """
         from safetensors import SafetensorError
         from safetensors.torch import load
 
-        file = self.path / name
+        file, data = self.path / name, self._read(name)
+        if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256:
+            raise InputError(f"{file} is not what was saved: its checksum differs")
         try:
-            return load(file.read_bytes())
-        except (OSError, SafetensorError) as error:
+            return load(data)
+        except (SafetensorError, KeyError, ValueError, RuntimeError, TypeError) as error:
             raise InputError(f"can't read {file}: {error}") from error
 
     def append(self, record: Mapping[str, Any]) -> None:
@@ -128,6 +199,10 @@ class RunFolder:
             raise InputError(
                 f"can't write {file}: {error.strerror or error}; what was saved before is whole"
             ) from error
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"expected finite numbers, received {constant}")
 
 
 def finite(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, get_args
 
@@ -32,10 +33,6 @@ from outgrow.net.place import Place
 from outgrow.train.growing import Growing, axes_to_try
 from outgrow.train.inventory import Inventory
 
-SAMPLE_BOUNDS = (128, 16_384)  # examples of each part of a check, where its cost decides
-CHEAP_ROWS = (
-    1.1  # times the least that a check takes, spent on more positions where it can't afford the fewest examples
-)
 AGAIN_AT_MOST = 1_000  # looks at one moment: more than SENN's bound on them with any of its published thresholds
 VERIFIED = 32  # examples on which an edit is verified
 
@@ -130,13 +127,12 @@ class Grower:
         self.budget = Budget(max_params, max_flops, max_latency)
         self.averages, self.sample, self.check_flops = tuple(averages), sample, check_flops
         self.proposal, self.damping, self.jump_start = demanded(proposal or "random"), damping, jump_start
-        self.fisher, self.convention = fisher, convention
-        self.before_growth = before_growth
+        self.fisher, self.convention, self.before_growth = fisher, convention, before_growth
         self.history: list[Event] = []
         self._calls = 0
         self.axes: list[Axis] = axes_to_try(model, example)
         self._failed: dict[str, str] = {}  # places where a block could not be inserted, and why
-        self._now = self._look()
+        self._now = Inventory(self.model, self.example, self.axes)
         self._generator = torch.Generator().manual_seed(seed)
         owned = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
         if check_flops is not None and not check_flops > 0:
@@ -154,6 +150,26 @@ class Grower:
     def __repr__(self) -> str:
         sizes = ", ".join(f"{name} {size}" for name, size in self.sizes.items())
         return f"Grower({parameters(self.model):,} parameters; {sizes}; {len(self.history)} checks)"
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what it remembers beside the model, optimizer and averages: JSON values, and a uint8 `generator`."""
+        return {
+            "calls": self._calls,
+            "failed": dict(self._failed),
+            "fixed": {axis.name: axis.reason for axis in self.axes if not axis.growable},
+            "history": [event.to_json() for event in self.history],
+            "generator": self._generator.get_state(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on as the Grower that this is the state of, once the model has the weights and sizes that it had then."""
+        self._calls, self._failed = state["calls"], dict(state["failed"])
+        self.history[:] = map(Event.from_json, state["history"])
+        self._generator.set_state(state["generator"])
+        why = state["fixed"]
+        found = axes_to_try(self.model, self.example)
+        self.axes = [replace(axis, growable=axis.name not in why, reason=why.get(axis.name, "")) for axis in found]
+        self._now = Inventory(self.model, self.example, self.axes)
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -189,15 +205,7 @@ class Grower:
         Returns:
             The effort; what a block's own moments read is not in its positions.
         """
-        proposal = self._proposal(plan)
-        work = self._now.work(plan or self._now.usual(proposal), proposal)
-        if self.check_flops is None:
-            return work.effort(self.sample)
-        fewest, most = SAMPLE_BOUNDS
-        least = work.effort(fewest, 0).flops
-        if self.check_flops < least:
-            return work.affordable(CHEAP_ROWS * least, fewest, fewest)
-        return work.affordable(self.check_flops, fewest, most)
+        return self._now.effort(plan, self._proposal(plan), self.sample, self.check_flops)
 
     def plan(self, progress: float | None = None, epoch: float | None = None) -> Plan | None:
         """Return what a check would put on trial now; None while it is not time. The arguments are those of `check`."""
@@ -212,7 +220,7 @@ class Grower:
         return Situation(
             sizes=self.sizes,
             cost=cost,
-            cost_with=partial(self._cost_with, cost),
+            cost_with=partial(self._now.cost_with, cost, self.axes),
             progress=progress,
             epoch=self._calls if epoch is None else epoch,
             history=tuple(self.history),
@@ -239,8 +247,7 @@ class Grower:
         """
         if progress is not None and not 0 <= progress <= 1:
             raise InputError(f"expected the progress of the run as 0 to 1, got {progress}")
-        event, again = self._look_once(loader, progress, epoch)
-        looks = 1
+        (event, again), looks = self._look_once(loader, progress, epoch), 1
         while again:
             if looks == AGAIN_AT_MOST:
                 raise InputError(
@@ -300,13 +307,6 @@ class Grower:
         self.history.append(event)
         return event, verdict.decision.again and (bool(growths) or len(self._failed) > failed)
 
-    def _cost_with(self, cost: Cost, units: Mapping[str, int]) -> Cost:
-        """What the model would cost with more units; `cost` is what it costs now."""
-        return self._now.cost_with(cost, self.axes, units)
-
-    def _look(self) -> Inventory:
-        return Inventory(self.model, self.example, self.axes)
-
     def _proposal(self, plan: Plan | None) -> str:
         """How units are proposed: as the plan says, or the policy, or this Grower."""
         said = plan.init if plan else getattr(self.policy, "init", None)
@@ -344,8 +344,7 @@ class Grower:
         """Do what was decided on."""
         growing = Growing(self.model, self.axes, self.example, inputs, self.optimizer, self.averages, self._generator)
         growths = growing.apply(verdict, jump_start)
-        self.axes = growing.axes
-        self._failed |= growing.failed
+        self.axes, self._failed = growing.axes, self._failed | growing.failed
         if growths:
-            self._now = self._look()
+            self._now = Inventory(self.model, self.example, self.axes)
         return growths

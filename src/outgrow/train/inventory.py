@@ -9,7 +9,7 @@ from torch import nn
 from outgrow.errors import InputError
 from outgrow.grow.block import can_try_place
 from outgrow.grow.budget import Cost
-from outgrow.grow.effort import START_FLOPS, WIDER, Workload, loads_of, on_trial, passes_of
+from outgrow.grow.effort import START_FLOPS, WIDER, Effort, Workload, loads_of, on_trial, passes_of
 from outgrow.grow.policy import Plan
 from outgrow.grow.sample import rows_in
 from outgrow.net.axis import Axis
@@ -18,6 +18,9 @@ from outgrow.net.inputs import Example
 from outgrow.net.latency import latency
 from outgrow.net.place import BlockCopy, NewLayer, Place
 from outgrow.net.places import places
+
+SAMPLE_BOUNDS = (128, 16_384)  # examples of each part of a check, where its cost decides
+CHEAP_ROWS = 1.1  # times its least cost, for more positions where a check can't afford the fewest examples
 
 
 class Inventory:
@@ -48,6 +51,27 @@ class Inventory:
     def usual(self, proposal: str) -> Plan:
         """Return a plan as large as most are, where none is known."""
         return Plan({axis: math.ceil((WIDER - 1) * size) for axis, size in self._sizes.items()}, "", init=proposal)
+
+    def effort(self, plan: Plan | None, proposal: str, sample: int, flops: float | None) -> Effort:
+        """Return how many examples and positions a check reads, and what it costs.
+
+        Args:
+            plan: What is on trial; a usual plan where absent.
+            proposal: How its units are proposed.
+            sample: Examples of each part, where no cost is given.
+            flops: Floating-point operations that the check may take, which then decide instead; None for no limit.
+
+        Returns:
+            The effort.
+        """
+        work = self.work(plan or self.usual(proposal), proposal)
+        if flops is None:
+            return work.effort(sample)
+        fewest, most = SAMPLE_BOUNDS
+        least = work.effort(fewest, 0).flops
+        if flops < least:
+            return work.affordable(CHEAP_ROWS * least, fewest, fewest)
+        return work.affordable(flops, fewest, most)
 
     def work(self, plan: Plan, proposal: str) -> Workload:
         """Return what a check of a plan has to do, its units proposed by a name."""

@@ -2,44 +2,41 @@
 
 import copy
 import math
-import platform
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import replace
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
-from outgrow import __version__
-from outgrow.data import Batches, Dataset, Split
+from outgrow.data import Dataset, Split
 from outgrow.errors import InputError
 from outgrow.grow.budget import Budget
 from outgrow.grow.check import Verdict
-from outgrow.grow.curvature import Loss
 from outgrow.grow.policies.proportional import Proportional
 from outgrow.grow.policy import Policy, Timetable
-from outgrow.models.seed import Seed
+from outgrow.models import SeedNetwork
 from outgrow.net.cost import parameters
+from outgrow.net.resizing import settings_of
 from outgrow.net.surgery import tensors_of
 from outgrow.train.account import Account, Course, check_allowance
 from outgrow.train.average import SETTLE_BATCHES, averaged, restart_, settle_statistics_
-from outgrow.train.evaluate import METRICS, StandardizedMSE, evaluate
-from outgrow.train.family import Family
+from outgrow.train.checkpoints import Checkpoint, Checkpoints
+from outgrow.train.circumstances import of_data, of_machine
+from outgrow.train.divergence import FINITE_EVERY, DivergedError
+from outgrow.train.energy import meter
+from outgrow.train.evaluate import evaluate, loss_of
 from outgrow.train.folder import RunFolder
 from outgrow.train.grower import Grower
+from outgrow.train.loaders import Loaders
+from outgrow.train.progress import Capture, Progress
 from outgrow.train.recipe import Recipe
-
-CHUNK = 256  # examples at once where nothing is trained
-FINITE_EVERY = 16  # steps between two looks whether the loss is finite
+from outgrow.train.saving import FamilyWriter
+from outgrow.train.stages import staged
+from outgrow.train.trunk import Trunk
 
 Record = Mapping[str, Any]
-
-
-class DivergedError(RuntimeError):
-    """The loss is no longer a finite number."""
 
 
 class Trainer:
@@ -53,12 +50,15 @@ class Trainer:
         budget: What the network may cost.
         max_train_flops: Floating-point operations that the whole run may take, checks included: the network stays so
             small that the rest of the run is affordable; None for no limit.
+        reserved: Share of these that is left for what comes after the run.
+        sizes: Sizes at which it shall stop for a stage each [parameters]; none for a run that is free.
         seed: Seed of everything random: runs with the same seed repeat bit for bit on one machine's CPU.
         device: Where to train.
         policy: Makes the policy for this run's timetable: when to look and what to add.
         policy_name: What the journal calls it.
         on_record: Called with every record of the journal.
         on_step: Called with the number of steps done.
+        checkpoint_every: Steps from one state in `resume/` to the next; as time allows if None.
 
     Raises:
         InputError: The budget is below the seed's size, or below what training the seed takes.
@@ -67,43 +67,34 @@ class Trainer:
     def __init__(
         self,
         dataset: Dataset,
-        network: Seed,
+        network: SeedNetwork,
         recipe: Recipe,
         folder: RunFolder,
         *,
         budget: Budget | None = None,
         max_train_flops: float | None = None,
+        reserved: float = 0.0,
+        sizes: Sequence[int] = (),
         seed: int = 0,
         device: str = "cpu",
         policy: Callable[[Timetable], Policy] = Proportional.over,
         policy_name: str = "outgrow",
         on_record: Callable[[Record], None] = lambda record: None,
         on_step: Callable[[int], None] = lambda step: None,
+        checkpoint_every: int | None = None,
     ) -> None:
         self._data, self._recipe, self._folder, self._device = dataset, recipe, folder, device
         self._on_record, self._on_step, self._seed = on_record, on_step, seed
         self._policy_name = policy_name
-        self._budget = budget or Budget()
         torch.manual_seed(seed)
         self._network = network
         self._model = network.build().to(device)
+        recipe, self._budget = staged(recipe, budget or Budget(), sizes, parameters(self._model))
         self._optimizer = recipe.optimizer(self._model)
         self._average = averaged(self._model)
-        self._loss: Loss = F.cross_entropy
-        if dataset.task == "regression":
-            self._loss = StandardizedMSE(dataset.target_statistics()[1])
-        self._batches = partial(Batches, device=device)
-        self._train = self._batches(
-            dataset.train,
-            recipe.batch_size,
-            shuffle=True,
-            augment=dataset.augment,
-            drop_last=True,
-            generator=torch.Generator().manual_seed(seed),
-        )
-        plain = partial(self._batches, dataset.train, CHUNK, shuffle=True)
-        self._plain = plain(generator=torch.Generator().manual_seed(seed + 1))
-        self._full = plain(generator=torch.Generator().manual_seed(seed + 2), drop_last=True)
+        self._loss = loss_of(dataset)
+        self._loaders = Loaders(dataset, recipe, seed, device)
+        self._train, self._full = self._loaders.train, self._loaders.full
         self._course = Course(
             steps=recipe.epochs * len(self._train),
             batch_size=self._train.batch_size,
@@ -111,7 +102,8 @@ class Trainer:
             share=recipe.share,
             events=recipe.events,
         )
-        self._account = Account(self._course, max_train_flops)
+        self._max_train_flops = max_train_flops
+        self._account = Account(self._course, None if max_train_flops is None else (1 - reserved) * max_train_flops)
         self._grower = Grower(
             self._model,
             self._optimizer,
@@ -121,32 +113,57 @@ class Trainer:
             before_growth=self._before_growth,
             seed=seed,
         )
-        self._step = 0
         self._grower.budget = self._budget
         try:
             self._budget.demand_room(self._grower.cost())
             self._account.demand_affordable(self._grower.flops, recipe.epochs)
         except InputError as error:
-            widths = " ".join(map(str, network.widths))
-            raise InputError(f"{error}: raise it, or start with smaller widths than {widths}") from error
-        table = Timetable(recipe.events, recipe.share, recipe.epochs, seed, device)
+            raise InputError(f"{error}: raise it, or {network.smaller}") from error
+        table = Timetable(
+            recipe.events, recipe.share, recipe.epochs, seed, device, parameters(self._model), tuple(sizes)
+        )
         self._grower.policy = policy(table)  # says what its checks cost
-        self._events = self._fitting_events()
+        self._events = recipe.events if sizes else self._fitting_events()
         self._grower.policy = policy(replace(table, events=self._events))
         self._recipe = recipe.holding_until(getattr(self._grower.policy, "share", recipe.share))
-        self._family = Family(folder, dataset.task)
-        self._good: nn.Module | None = None  # averaged weights at the end of the last epoch with a finite loss
-        self._blocks: list[str] = []  # places of those that were inserted, in order
-        self._saved_at = -1  # the step at which a size was saved last
-        self._started = time.perf_counter()
+        self._family = FamilyWriter(folder, dataset.task)
+        self._trunk = Trunk(folder)
+        self._at = Progress(total=torch.zeros((), device=device))
+        self._capture = Capture(self._grower, self._account, self._loaders, device)
+        self._checkpoints = Checkpoints(folder, checkpoint_every)
+        self._started, self._meter, self._resumed = time.perf_counter(), meter(device), False
 
     @property
     def policy(self) -> Policy:
         """What decides when and where the network grows."""
         return self._grower.policy
 
+    @property
+    def device(self) -> str:
+        """Where the network is trained."""
+        return self._device
+
+    def resume(self, checkpoint: Checkpoint) -> None:
+        """Put the run and its folder back to a state, from which `run` then goes on, bit for bit on the same CPU.
+
+        Args:
+            checkpoint: The state, of a run that was made with the same arguments.
+
+        Raises:
+            InputError: The network that comes out is not the one that was saved: its code has changed.
+        """
+        self._at = self._capture.put_back_(checkpoint)
+        self._family.sizes = [dict(entry) for entry in checkpoint.family]
+        self._family.write()
+        self._checkpoints.rewind(checkpoint)
+        self._started = time.perf_counter() - checkpoint.facts["seconds"]
+        self._meter = meter(self._device, checkpoint.facts["joules"])
+        self._resumed = True
+        place = {"epoch": self._at.step / len(self._train), "step": self._at.step, "seconds": self._seconds()}
+        self._record({"record": "resume", **place, **of_machine(self._device)})
+
     def run(self) -> dict[str, Any]:
-        """Train to the end, or until the loss is no longer finite.
+        """Train to the end, from where the run is, or until the loss is no longer finite.
 
         Returns:
             What family.json holds.
@@ -155,18 +172,21 @@ class Trainer:
             DivergedError: The loss became NaN or infinite; the last good size is saved.
             KeyboardInterrupt: The user stopped the run; what was saved before is whole.
         """
-        self._record(self._start())
+        if not self._resumed:
+            self._record(self._start())
+            self._checkpoint(if_due=False)
         try:
-            for epoch in range(1, self._recipe.epochs + 1):
+            for epoch in range(self._at.step // len(self._train) + 1, self._recipe.epochs + 1):
                 mean = self._epoch()
                 self._demand_finite(mean)
                 record = self._epoch_record(epoch, mean)
                 self._demand_finite(record["validation"]["loss"])
                 self._record(record)
-                self._good = copy.deepcopy(self._average.module)
+                self._at.good = copy.deepcopy(self._average.module)
+                self._checkpoint()
         except DivergedError as error:
-            if self._good is not None:
-                self._save_size(self._good)
+            if self._at.good is not None:
+                self._save_size(self._at.good)
             self._end(str(error))
             raise
         except KeyboardInterrupt:
@@ -174,63 +194,69 @@ class Trainer:
             raise
         self._save_size()
         self._end("finished")
+        self._checkpoints.clear()
         return self._family.to_json()
 
     def _epoch(self) -> float:
-        """Train for one epoch; return the mean loss."""
-        total, count = torch.zeros((), device=self._device), 0
-        for x, y in self._train:
-            if count % FINITE_EVERY == 0:
-                self._demand_finite(float(total))
+        """Train for one epoch, or for what is left of it; return the mean loss."""
+        at = self._at
+        if at.epoch is None:
+            at.epoch, at.total = iter(self._train), torch.zeros((), device=self._device)
+        for x, y in at.epoch:
+            if at.step % len(self._train) % FINITE_EVERY == 0:
+                self._demand_finite(float(at.total))
+                self._meter.read()
             self._check()
             for group in self._optimizer.param_groups:
-                group["lr"] = self._recipe.rate_at((self._step + 0.5) / self._course.steps)
+                group["lr"] = self._recipe.rate_at((self._at.step + 0.5) / self._course.steps)
             self._model.train()
             loss = self._loss(self._model(x), y)
             self._optimizer.zero_grad(set_to_none=True)
             loss.backward()
             self._optimizer.step()
             self._average.update_parameters(self._model)
-            total += loss.detach()
-            count += 1
-            self._step += 1
+            at.total += loss.detach()
+            at.step += 1
             self._account.train(self._grower.flops, len(y))
-            self._on_step(self._step)
-        return float(total) / count
+            self._on_step(at.step)
+            if at.step % len(self._train):
+                self._checkpoint()
+        at.epoch = None
+        return float(at.total) / len(self._train)
 
     def _demand_finite(self, loss: float) -> None:
         if not math.isfinite(loss):
             raise self._diverged()
 
     def _diverged(self) -> DivergedError:
-        return DivergedError(f"the loss was no longer finite at step {self._step:,}: lower the learning rate")
+        return DivergedError(f"the loss was no longer finite at step {self._at.step:,}: lower the learning rate")
 
     def _check(self) -> None:
         """Let the network grow if it is time, and what is left of the training FLOPs is enough."""
         grower, account = self._grower, self._account
-        progress, epoch = self._step / self._course.steps, self._step / len(self._train)
+        progress, epoch = self._at.step / self._course.steps, self._at.step / len(self._train)
         grower.check_flops = check_allowance(self._course.training(self._events, grower.flops))
-        self._limit_growth(account.most_after_check(grower.flops, self._step, lambda: 0))
+        self._limit_growth(account.most_after_check(grower.flops, self._at.step, lambda: 0))
         plan = grower.plan(progress, epoch)
         if plan is None:
             return
-        most = account.most_after_check(grower.flops, self._step, lambda: grower.effort(plan).flops)
+        most = account.most_after_check(grower.flops, self._at.step, lambda: grower.effort(plan).flops)
         if not most:
             return
         self._limit_growth(most)
         seen = len(grower.history)
         try:
-            grower.check(self._plain, progress, epoch)
+            grower.check(self._loaders.plain, progress, epoch)
         except FloatingPointError as error:
             raise self._diverged() from error
         events = grower.history[seen:]
         account.check(events)
         for event in events:
             if event.growths:
-                self._good = None  # it has other shapes, and is saved
+                self._at.good = None  # it has other shapes, and is saved
                 restart_(self._average)
-            self._blocks += [growth.where for growth in event.growths if growth.kind == "insert"]
-            self._record({**event.to_json(), "step": self._step})
+            self._at.blocks += [growth.where for growth in event.growths if growth.kind == "insert"]
+            self._record({**event.to_json(), "step": self._at.step})
 
     def _limit_growth(self, most: float) -> None:
         """Let the network grow to so many forward FLOPs, within its budget."""
@@ -243,10 +269,11 @@ class Trainer:
         """Save the size that is about to grow, once a moment; the check that says so was spent before."""
         grower, account = self._grower, self._account
         account.check_early(verdict.flops)
-        if self._saved_at != self._step:
-            self._save_size()
-        self._saved_at = self._step
-        self._limit_growth(account.most_after_growth(grower.flops, self._step))
+        if self._at.saved_at != self._at.step:
+            name = self._save_size()
+            self._trunk.keep(name, self._model, self._optimizer, self._average, grower.axes)
+        self._at.saved_at = self._at.step
+        self._limit_growth(account.most_after_growth(grower.flops, self._at.step))
 
     def _fitting_events(self) -> int:
         """Return how many events the recipe asks for, or fewer where the run is too short for them."""
@@ -254,8 +281,8 @@ class Trainer:
         least = self._grower.effort()
         return self._course.fitting_events(self._grower.flops, self._grower.start_flops, least.flops + least.start)
 
-    def _save_size(self, model: nn.Module | None = None) -> None:
-        """Save averaged weights with their own BatchNorm statistics, and how good they are."""
+    def _save_size(self, model: nn.Module | None = None) -> str:
+        """Save averaged weights with their own BatchNorm statistics, and how good they are; return the size's name."""
         model = self._average.module if model is None else model
         settle_statistics_(model, self._full)
         self._account.save(self._grower.flops)
@@ -265,19 +292,29 @@ class Trainer:
                 "params": parameters(model),
                 "flops": self._grower.flops,
                 "axes": self._grower.sizes,
-                "blocks": list(self._blocks),
+                "blocks": list(self._at.blocks),
+                "settings": [asdict(setting) for setting in settings_of(model, self._grower.axes)],
                 "validation": self._evaluate(model, self._data.validation),
                 "test": self._evaluate(model, self._data.test) if self._data.test is not None else None,
                 "train_flops": self._account.train_flops,
                 "seconds": self._seconds(),
-                "joules": None,
-                "epoch": self._step / len(self._train),
+                "joules": self._meter.read(),
+                "epoch": self._at.step / len(self._train),
             },
         )
         self._record({"record": "size", **entry})
+        return entry["name"]
 
     def _evaluate(self, model: nn.Module, split: Split) -> dict[str, float]:
-        return evaluate(model, self._batches(split, CHUNK), self._loss, self._data.task)
+        return evaluate(model, self._loaders.in_order(split), self._loss, self._data.task)
+
+    def _checkpoint(self, if_due: bool = True) -> None:
+        """Save the state of the run; nothing of it changes."""
+        if if_due and not self._checkpoints.due(self._at.step, between=self._at.epoch is None):
+            return
+        tensors, facts = self._capture.take(self._at)
+        facts |= {"seconds": self._seconds(), "joules": self._meter.read()}
+        self._checkpoints.save(self._at.step, tensors, facts, self._family.sizes)
 
     def _seconds(self) -> float:
         return time.perf_counter() - self._started
@@ -287,30 +324,20 @@ class Trainer:
         self._on_record(record)
 
     def _start(self) -> dict[str, Any]:
-        data = self._data
         return {
             "record": "start",
-            "data": data.name,
-            "task": data.task,
-            "metric": METRICS[data.task],
+            **of_data(self._data),
             "model": self._network.model,
             "params": parameters(self._model),
             "flops": self._grower.flops,
             "axes": self._grower.sizes,
             "epochs": self._recipe.epochs,
             "steps": self._course.steps,
-            "max_params": self._budget.max_params,
-            "max_flops": self._budget.max_flops,
-            "max_latency": self._budget.max_latency,
-            "max_train_flops": self._account.limit,
+            **asdict(self._budget),
+            "max_train_flops": self._max_train_flops,
             "policy": self._policy_name,
             "seed": self._seed,
-            "device": self._device,
-            "threads": torch.get_num_threads(),
-            "versions": {"outgrow": __version__, "torch": torch.__version__, "python": platform.python_version()},
-            "train_examples": len(data.train),
-            "validation_examples": len(data.validation),
-            "test_examples": len(data.test) if data.test is not None else 0,
+            **of_machine(self._device),
             "frozen": {axis.name: axis.reason for axis in self._grower.axes if not axis.growable},
         }
 
@@ -318,9 +345,9 @@ class Trainer:
         return {
             "record": "epoch",
             "epoch": epoch,
-            "step": self._step,
+            "step": self._at.step,
             "train_loss": mean,
-            "rate": self._recipe.rate_at(self._step / self._course.steps),
+            "rate": self._recipe.rate_at(self._at.step / self._course.steps),
             "validation": self._evaluate(self._model, self._data.validation),
             "params": parameters(self._model),
             "axes": self._grower.sizes,
@@ -329,7 +356,7 @@ class Trainer:
         }
 
     def _end(self, reason: str) -> None:
-        totals = {**self._account.spent(), "seconds": self._seconds(), "joules": None}
+        totals = {**self._account.spent(), "seconds": self._seconds(), "joules": self._meter.read()}
         self._family.total = totals
         self._family.write()
-        self._record({"record": "end", "reason": reason, "epoch": self._step / len(self._train), **totals})
+        self._record({"record": "end", "reason": reason, "epoch": self._at.step / len(self._train), **totals})

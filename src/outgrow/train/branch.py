@@ -1,0 +1,249 @@
+"""Branches: a short training of a size off the trunk, with a rate that falls to zero.
+
+The trunk grows at a constant rate, so that its sizes have not settled when they are left. A branch starts from the
+training state that the trunk had then, its rate falling linearly to zero. It learns from the targets, and from the
+answers of the largest size, which are computed once. With f the forward FLOPs of one example, F those of the largest
+size, S the steps of the run, b examples a step and n examples in all,
+
+    steps of a branch    length S sqrt(F / f), at most S      smaller sizes were left earlier, and cost less
+    FLOPs of it          3 f b steps
+    of the answers       F n
+
+The average of its weights is what is saved, in place of that of the trunk, if it is better on the validation part.
+"""
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from outgrow.data import Dataset, Split
+from outgrow.errors import InputError
+from outgrow.grow.curvature import Loss
+from outgrow.models import SeedNetwork
+from outgrow.net.deepen import deepen_
+from outgrow.net.setting import Setting
+from outgrow.net.surgery import tensors_of
+from outgrow.train.average import SETTLE_BATCHES, averaged, settle_statistics_
+from outgrow.train.distilled import Distilled, answers
+from outgrow.train.divergence import FINITE_EVERY, DivergedError
+from outgrow.train.energy import meter
+from outgrow.train.evaluate import evaluate, loss_of, worth
+from outgrow.train.finish import Finish
+from outgrow.train.folder import RunFolder
+from outgrow.train.loaders import CHUNK, Loaders
+from outgrow.train.recipe import Recipe
+from outgrow.train.restored import restored
+from outgrow.train.saving import FamilyWriter
+from outgrow.train.trunk import Trunk
+
+Entry = dict[str, Any]
+
+
+class Branches:
+    """Finishes sizes of a run, one by one; family.json always tells which are done.
+
+    Args:
+        dataset: What the run learned.
+        network: Its seed network.
+        recipe: How it was trained.
+        folder: Its folder.
+        finish: How to finish its sizes.
+        limit: Floating-point operations that the whole run may take, trunk included; branches become as short as that
+            asks for. None for no limit.
+        seed: Seed of everything random.
+        device: Where to train.
+        on_record: Called with every record of the journal.
+        on_step: Called with the number of steps of the branch.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        network: SeedNetwork,
+        recipe: Recipe,
+        folder: RunFolder,
+        finish: Finish | None = None,
+        *,
+        limit: float | None = None,
+        seed: int = 0,
+        device: str = "cpu",
+        on_record: Callable[[Mapping[str, Any]], None] = lambda record: None,
+        on_step: Callable[[int], None] = lambda step: None,
+    ) -> None:
+        self._data, self._network, self._recipe, self._folder = dataset, network, recipe, folder
+        self._finish, self._limit, self._seed, self._device = finish or Finish(), limit, seed, device
+        self._on_record, self._on_step = on_record, on_step
+        self._trunk, self._family = Trunk(folder), FamilyWriter.of(folder)
+        self._loss, self._loaders = loss_of(dataset), Loaders(dataset, recipe, seed, device)
+        self._course_steps = recipe.epochs * len(self._loaders.train)
+        self._flops = 0  # since family.json was written last
+
+    @property
+    def sizes(self) -> list[Entry]:
+        """The entries of family.json."""
+        return self._family.sizes
+
+    def run(self, names: Sequence[str]) -> dict[str, Any]:
+        """Finish some sizes; those that have been are left as they are.
+
+        Args:
+            names: Which.
+
+        Returns:
+            What family.json holds then.
+
+        Raises:
+            DivergedError: The loss of a branch is no longer finite; the sizes finished before are saved.
+            InputError: The run kept no training state of a size, or it is damaged.
+        """
+        known = {entry["name"]: entry for entry in self._family.sizes}
+        if unknown := [name for name in names if name not in known]:
+            raise InputError(f"{self._folder.path} has no size {unknown[0]!r}: it has {', '.join(known) or 'none'}")
+        left = [known[name] for name in names if self._trunk.has(name)]
+        shorter = self._affordable(left)
+        for entry in left:
+            steps = int(shorter * self._steps(entry))
+            if steps and "quality" not in entry:
+                self._branch(entry, steps)
+        return self._family.to_json()
+
+    def _steps(self, entry: Entry) -> int:
+        """How many steps a branch takes where FLOPs are not limited."""
+        longer = math.sqrt(self._teacher["flops"] / entry["flops"])
+        return max(round(min(self._finish.length * longer, 1.0) * self._course_steps), 1)
+
+    def _affordable(self, left: Sequence[Entry]) -> float:
+        """By what factor branches have to be shorter, the same whether some of them are done already or not."""
+        if self._limit is None or not left:
+            return 1.0
+        total, batch = self._family.total, self._loaders.train.batch_size
+        once = total["train_flops"] - total.get("branch_flops", 0)
+        once += sum(entry["flops"] * self._settling for entry in left)
+        once += self._teacher["flops"] * len(self._data.train) if self._finish.distil > 0 else 0
+        steps = sum(3 * entry["flops"] * batch * self._steps(entry) for entry in left)
+        return min(max((self._limit - once) / steps, 0.0), 1.0)
+
+    def _branch(self, entry: Entry, steps: int) -> None:
+        """Finish one size."""
+        started, joules = time.perf_counter(), meter(self._device, self._family.total.get("joules"))
+        number = self._family.sizes.index(entry)
+        torch.manual_seed(self._seed + number)
+        self._record({"record": "branch", "of": entry["name"], "params": entry["params"], "steps": steps})
+        net, optimizer = self._state_of(entry)
+        loaders = Loaders(self._lessons, self._recipe, self._seed + 3 * (number + 1), self._device)
+        settled = self._trained(net, optimizer, loaders, self._loss_for(entry), steps)
+        settle_statistics_(settled, loaders.full)
+        self._flops += 3 * entry["flops"] * steps * loaders.train.batch_size + entry["flops"] * self._settling
+        self._save(entry, settled, steps / len(loaders.train), time.perf_counter() - started, joules.read())
+
+    def _trained(self, net: nn.Module, optimizer: Optimizer, loaders: Loaders, loss: Loss, steps: int) -> nn.Module:
+        """Train with a falling rate; return the averaged weights."""
+        average, step, total = averaged(net), 0, torch.zeros((), device=self._device)
+        while True:
+            for x, y in loaders.train:
+                for group in optimizer.param_groups:
+                    group["lr"] = self._recipe.rate * (1 - (step + 0.5) / steps)
+                net.train()
+                now = loss(net(x), y)
+                optimizer.zero_grad(set_to_none=True)
+                now.backward()
+                optimizer.step()
+                average.update_parameters(net)
+                total += now.detach()
+                step += 1
+                self._on_step(step)
+                if (step == steps or step % FINITE_EVERY == 0) and not math.isfinite(float(total)):
+                    raise DivergedError(f"the loss of a branch was no longer finite at step {step:,}")
+                if step == steps:
+                    return average.module
+
+    def _save(self, entry: Entry, net: nn.Module, epochs: float, seconds: float, joules: Mapping[str, Any]) -> None:
+        """Put a finished size in the place of the trunk's where it is better, and count what it took."""
+        total = self._family.total
+        spent = {"train_flops": self._flops, "branch_flops": self._flops, "seconds": seconds, "branch_seconds": seconds}
+        total |= {key: total.get(key, 0) + value for key, value in spent.items()} | {"joules": joules}
+        self._flops = 0
+        validation = self._evaluate(net, self._data.validation)
+        if self._is_better(validation, entry["validation"]):
+            entry |= {
+                "validation": validation,
+                "test": self._evaluate(net, self._data.test) if self._data.test is not None else None,
+                **{key: total[key] for key in ("train_flops", "seconds", "joules")},
+                "epoch": entry["epoch"] + epochs,
+            }
+            tensors = tensors_of(net)
+        else:
+            tensors = None
+        self._family.finish(entry, tensors)
+        self._record({"record": "size", **entry})
+
+    def _state_of(self, entry: Entry) -> tuple[nn.Module, Optimizer]:
+        """The network as the trunk left it, with its optimizer."""
+        with torch.random.fork_rng(devices=[]):
+            net = self._network.build()
+            for place in entry["blocks"]:
+                deepen_(net, place, example=self._network.example())
+        net = net.to(self._device)
+        optimizer = self._recipe.optimizer(net)
+        self._trunk.restore_(entry["name"], net, optimizer, averaged(net))
+        return net, optimizer
+
+    def _loss_for(self, entry: Entry) -> Loss:
+        """The loss of outputs and numbers of examples."""
+        targets = self._data.train.y.to(self._device)
+        if self._finish.distil > 0 and self._is_student(entry):
+            return Distilled(self._loss, targets, self._answers, self._finish.distil)
+        return lambda z, index: self._loss(z, targets[index])
+
+    @cached_property
+    def _lessons(self) -> Dataset:
+        """The data with the number of an example in place of its target."""
+        train = self._data.train
+        return replace(self._data, train=Split(train.x, torch.arange(len(train))))
+
+    @cached_property
+    def _teacher(self) -> Entry:
+        return max(self._family.sizes, key=lambda entry: int(entry["params"]))
+
+    def _is_student(self, entry: Entry) -> bool:
+        """Whether a size is smaller than the teacher, and no better."""
+        ahead = self._is_better(self._teacher["validation"], entry["validation"])
+        return ahead and entry["params"] < self._teacher["params"]
+
+    def _is_better(self, left: Mapping[str, float | None], right: Mapping[str, float | None]) -> bool:
+        """Whether an evaluation is better than another one; of those that are equal, the one with the lower loss."""
+        first, second = ((worth(self._data.task, one), -_known(one["loss"])) for one in (left, right))
+        return first > second
+
+    @cached_property
+    def _answers(self) -> Tensor:
+        entry = self._teacher
+        settings = [Setting(**values) for values in entry["settings"]]
+        tensors = self._folder.read_tensors(entry["file"], entry["sha256"])
+        net = restored(self._network, entry["blocks"], tensors, settings).to(self._device)
+        self._flops += entry["flops"] * len(self._data.train)
+        return answers(net, self._data.train.x, CHUNK, self._device)
+
+    @cached_property
+    def _settling(self) -> int:
+        """How many examples settle the statistics of a saved size."""
+        full = self._loaders.full
+        return min(len(full), SETTLE_BATCHES) * full.batch_size
+
+    def _evaluate(self, net: nn.Module, split: Split) -> dict[str, float]:
+        return evaluate(net, self._loaders.in_order(split), self._loss, self._data.task)
+
+    def _record(self, record: Mapping[str, Any]) -> None:
+        self._folder.append(record)
+        self._on_record(record)
+
+
+def _known(loss: float | None) -> float:
+    return math.inf if loss is None else loss

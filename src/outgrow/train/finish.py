@@ -1,0 +1,79 @@
+"""How sizes of a run are finished, and which of them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from outgrow.errors import InputError
+
+RESERVED = 0.2  # of the training FLOPs, where they are limited, for the branches
+APART = 1.5  # times the parameters, at least, between two sizes that get a branch where none are asked for
+
+
+@dataclass(frozen=True)
+class Finish:
+    """How sizes are finished.
+
+    Args:
+        length: Steps of a branch of the largest size, as a share of those of the run; smaller sizes get more, see
+            `outgrow.train.branch`.
+        distil: Weight of the answers of the largest size in the loss of the others; 0 to learn from targets alone.
+
+    Raises:
+        InputError: One is out of range.
+    """
+
+    length: float = 0.12
+    distil: float = 0.25
+
+    def __post_init__(self) -> None:
+        if not 0 < self.length <= 10:
+            raise InputError(f"length: expected a share of the run's steps above 0, received {self.length}")
+        if not 0 <= self.distil <= 1:
+            raise InputError(f"distil: expected a weight from 0 to 1, received {self.distil}")
+
+
+def spaced(sizes: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the names of the sizes that get a branch where none are asked for: the largest, and those well below it.
+
+    Args:
+        sizes: Entries of family.json.
+
+    Examples:
+        >>> spaced([{"name": str(params), "params": params} for params in (100, 150, 200, 290, 300)])
+        ['100', '200', '300']
+    """
+    found: list[Mapping[str, Any]] = []
+    for size in sorted(sizes, key=lambda size: -int(size["params"])):
+        if not found or found[-1]["params"] >= APART * size["params"]:
+            found.append(size)
+    return [size["name"] for size in reversed(found)]
+
+
+def wanted(sizes: Sequence[Mapping[str, Any]], asked: Sequence[int]) -> list[str]:
+    """Return the names of the sizes that come closest to some numbers of parameters, from below.
+
+    Args:
+        sizes: Entries of family.json.
+        asked: The numbers.
+
+    Returns:
+        Names, each once, smallest first.
+
+    Raises:
+        InputError: Nothing is as small as one of them.
+
+    Examples:
+        >>> wanted([{"name": str(params), "params": params} for params in (100, 200, 300)], [250, 1_000])
+        ['200', '300']
+    """
+    found = {}
+    for most in sorted(asked):
+        fits = [size for size in sizes if size["params"] <= most]
+        if not fits:
+            least = min(sizes, key=lambda size: int(size["params"]), default=None)
+            has = f"the smallest, {least['name']}, has {least['params']:,}" if least else "it has none"
+            raise InputError(f"the run has no size of at most {most:,} parameters: {has}")
+        best = max(fits, key=lambda size: int(size["params"]))
+        found[best["name"]] = best
+    return list(found)

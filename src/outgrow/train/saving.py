@@ -1,0 +1,86 @@
+"""Saving the sizes of a run; family.json always tells what is on disk."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from outgrow.train.evaluate import METRICS
+from outgrow.train.folder import RunFolder
+
+FORMAT = 1
+"""Version of what family.json and config.json look like."""
+
+
+class FamilyWriter:
+    """Saves the sizes of a run.
+
+    Args:
+        folder: The run folder.
+        task: `classification` or `regression`.
+
+    Attributes:
+        sizes: The entries of family.json so far.
+        total: What the run took.
+    """
+
+    def __init__(self, folder: RunFolder, task: str) -> None:
+        self._folder = folder
+        self._task = task
+        self.sizes: list[dict[str, Any]] = []
+        self.total: dict[str, Any] = {}
+
+    @classmethod
+    def of(cls, folder: RunFolder) -> "FamilyWriter":
+        """Return the writer of a family that is there, to finish its sizes."""
+        family = folder.read_json("family.json")
+        writer = cls(folder, family["task"])
+        writer.sizes, writer.total = family["sizes"], family["total"]
+        return writer
+
+    def add(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> dict[str, Any]:
+        """Save a size: its tensors, and what family.json says of it.
+
+        Args:
+            tensors: Parameters and buffers of the network by name.
+            facts: The fields of an entry but `name`, `file` and `sha256`.
+
+        Returns:
+            The entry in family.json.
+        """
+        name = f"{len(self.sizes) + 1}-{facts['params']}"
+        file = f"sizes/{name}.safetensors"
+        entry = {"name": name, **facts, "file": file, "sha256": self._folder.write_tensors(file, tensors)}
+        self.sizes.append(entry)
+        self.write()
+        return entry
+
+    def finish(self, entry: dict[str, Any], tensors: Mapping[str, Tensor] | None) -> None:
+        """Say that a size is finished.
+
+        Args:
+            entry: Its entry, one of `sizes`, with what family.json shall say of it.
+            tensors: Those of its branch, which take the place of the trunk's; None where they are no better.
+        """
+        before = entry["file"]
+        if tensors is not None:
+            entry["file"] = f"sizes/{entry['name']}-branch.safetensors"
+            entry["sha256"] = self._folder.write_tensors(entry["file"], tensors)
+        entry["quality"] = "average" if tensors is None else "branch"
+        self.write()
+        if entry["file"] != before:
+            (self._folder.path / before).unlink(missing_ok=True)
+
+    def write(self) -> None:
+        """Write family.json."""
+        self._folder.write_json("family.json", self.to_json())
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what family.json holds."""
+        return {
+            "format": FORMAT,
+            "task": self._task,
+            "metric": METRICS[self._task],
+            "sizes": self.sizes,
+            "total": self.total,
+        }

@@ -1,0 +1,117 @@
+"""Sizes on the command line: asked for, finished with the run or afterwards, gone on with after a stop."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+import outgrow
+from outgrow.cli import main
+from outgrow.train.branch import Branches
+
+GROW = ["grow", "digits", "--epochs", "3", "--model", "mlp", "--out", "run"]
+
+
+@pytest.fixture(scope="module")
+def grown(tmp_path_factory):
+    """A run with two sizes that were asked for, none of them finished."""
+    path = tmp_path_factory.mktemp("grown")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(path)
+        assert main([*GROW, "--sizes", "800,1.5k", "--family-quality", "average"]) == 0
+    return path
+
+
+@pytest.fixture
+def here(grown, tmp_path, monkeypatch):
+    shutil.copytree(grown / "run", tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def entries():
+    return json.loads(Path("run/family.json").read_text())["sizes"]
+
+
+def told(entry):
+    """What does not depend on how long it took, and after how much it came."""
+    return {key: value for key, value in entry.items() if key not in {"seconds", "joules", "train_flops"}}
+
+
+def test_sizes_are_finished_afterwards_as_they_are_with_the_run(here, capsys):
+    sizes = [entry["params"] for entry in entries()]
+    assert all(any(0.9 * most <= size <= most for size in sizes) for most in (800, 1_500))
+    assert not any("quality" in entry for entry in entries())
+    assert main(["finish", "run", "--sizes", "800"]) == 0
+    printed = capsys.readouterr().out
+    after = entries()
+    done = [entry for entry in after if "quality" in entry]
+    assert [entry["params"] for entry in done] == [max(size for size in sizes if size <= 800)]
+    assert f"finishing {done[0]['name']}" in printed
+    assert "report.html" in printed
+    for size in outgrow.Family("run"):
+        assert sum(p.numel() for p in size.load().parameters()) == size.params
+    assert main(["finish", "run", "--sizes", "800"]) == 0  # nothing is left to do
+    assert entries() == after
+    shutil.rmtree("run")
+    assert main([*GROW, "--sizes", "800", "1.5k"]) == 0
+    assert list(map(told, entries())) == list(map(told, after))
+
+
+def test_a_run_that_was_stopped_in_a_branch_goes_on(here, capsys, monkeypatch):
+    shutil.rmtree("run")
+    words = [*GROW, "--sizes", "800,1.5k"]
+    begin = Branches.run
+
+    def stopped(self, names):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Branches, "run", stopped)
+    assert main(words) == 130
+    assert "outgrow finish run goes on" in capsys.readouterr().err
+    monkeypatch.setattr(Branches, "run", begin)
+    assert main([*words, "--resume"]) == 0
+    assert any("quality" in entry for entry in entries())
+
+
+BAD = {
+    "no run": ["finish", "nowhere"],
+    "a size below all": ["finish", "run", "--sizes", "20"],
+    "a size that is no number": ["finish", "run", "--sizes", "small"],
+    "no length": ["finish", "run", "--length", "0"],
+    "a weight above 1": ["finish", "run", "--distil", "2"],
+    "another network": ["finish", "run", "--model", "mynets:small"],
+    "an unknown quality": [*GROW, "--family-quality", "great", "--overwrite"],
+    "a size below the seed's": [*GROW, "--sizes", "20", "--overwrite"],
+    "a size above the budget": [*GROW, "--sizes", "5k", "--max-params", "2k", "--overwrite"],
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_what_can_not_work_is_one_line_and_changes_nothing(here, capsys, case):
+    before = {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()}
+    assert main(BAD[case]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("outgrow: ")
+    assert len(error.splitlines()) == 1
+    assert {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("key", ["options", "data", "recipe", "seed_network"])
+def test_a_config_that_lacks_something_is_named(here, capsys, key):
+    config = json.loads(Path("run/config.json").read_text())
+    del config[key]
+    Path("run/config.json").write_text(json.dumps(config))
+    assert main(["finish", "run"]) == 2
+    error = capsys.readouterr().err
+    assert "config.json" in error
+    assert key in error
+
+
+def test_data_that_have_changed_are_refused(here, capsys):
+    config = json.loads(Path("run/config.json").read_text())
+    config["data"]["sha256"] = "0" * 64
+    Path("run/config.json").write_text(json.dumps(config))
+    assert main(["finish", "run"]) == 2
+    assert "the data of digits" in capsys.readouterr().err

@@ -1,0 +1,213 @@
+"""Branches: sizes are finished off the trunk, never for the worse, as often as one likes, within what they may take."""
+
+import json
+import shutil
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import outgrow
+from outgrow.errors import InputError
+from outgrow.grow.budget import Budget
+from outgrow.grow.policies.schedule import Schedule
+from outgrow.net.cost import flops
+from outgrow.train.branch import Branches
+from outgrow.train.distilled import Distilled
+from outgrow.train.evaluate import evaluate, loss_of, worth
+from outgrow.train.finish import APART, Finish, spaced, wanted
+from outgrow.train.folder import RunFolder
+from outgrow.train.loaders import Loaders
+from outgrow.train.recipe import Recipe
+from outgrow.train.trainer import Trainer
+from test_train_run import CASES, dataset
+
+RECIPE = Recipe(epochs=6, batch_size=64, events=3)
+
+
+@pytest.fixture(scope="module", params=["images", "waves"])
+def trunk(request, tmp_path_factory):
+    """A finished run with several sizes, none of which has a branch."""
+    case = request.param
+    path = tmp_path_factory.mktemp(case)
+    folder = RunFolder(path)
+    folder.claim(overwrite=False)
+    data, network = dataset(case), CASES[case][2]
+    Trainer(data, network, RECIPE, folder, policy=lambda run: Schedule(events=3, share=0.5)).run()
+    folder.write_json("config.json", {"format": 1, "seed_network": network.to_json()})
+    return data, network, path
+
+
+def branches(trunk, tmp_path, name="run", limit=None, **finish):
+    data, network, path = trunk
+    out = tmp_path / name
+    if not out.exists():
+        shutil.copytree(path, out)
+    return Branches(data, network, RECIPE, RunFolder(out), Finish(**finish), limit=limit), out
+
+
+def read(out):
+    return json.loads((out / "family.json").read_text())
+
+
+def test_sizes_get_no_worse_and_load_as_they_are_told(trunk, tmp_path):
+    data = trunk[0]
+    run, out = branches(trunk, tmp_path)
+    before = {entry["name"]: dict(entry) for entry in run.sizes}
+    names = list(before)
+    after = run.run(names)["sizes"]
+    assert read(out)["sizes"] == after
+    assert [entry.get("quality") is not None for entry in after] == [
+        *[True] * (len(names) - 1),
+        False,
+    ]  # the end is done
+    family = outgrow.Family(out)
+    for entry in after:
+        first, last = before[entry["name"]], entry
+        assert worth(data.task, last["validation"]) >= worth(data.task, first["validation"])
+        loader = Loaders(data, RECIPE, 0, "cpu").in_order(data.validation)
+        told = evaluate(family[entry["name"]].load(), loader, loss_of(data), data.task)
+        assert told == pytest.approx(last["validation"], rel=1e-5)
+        assert (out / last["file"]).exists()
+    assert any(entry.get("quality") == "branch" for entry in after)
+    assert len(list((out / "sizes").iterdir())) == len(names)
+
+
+def test_all_that_branches_take_is_counted(trunk, tmp_path):
+    data, network, _ = trunk
+    run, out = branches(trunk, tmp_path, length=0.5, distil=0.0)
+    before = read(out)["total"]
+    first = run.sizes[0]
+    after = run.run([first["name"]])["total"]
+    batches = Loaders(data, RECIPE, 0, "cpu")
+    longer = (run.sizes[-1]["flops"] / first["flops"]) ** 0.5
+    steps = round(min(0.5 * longer, 1) * RECIPE.epochs * len(batches.train))
+    settled = min(len(batches.full), 32) * batches.full.batch_size
+    assert first["flops"] == flops(network.build(), network.example())
+    took = first["flops"] * (3 * steps * batches.train.batch_size + settled)
+    assert after["branch_flops"] == after["train_flops"] - before["train_flops"] == took
+    assert after["seconds"] == pytest.approx(before["seconds"] + after["branch_seconds"])
+    taught, out = branches(trunk, tmp_path, "taught", length=0.5, distil=0.5)
+    if worth(data.task, taught.sizes[-1]["validation"]) > worth(data.task, taught.sizes[0]["validation"]):
+        answers = taught.sizes[-1]["flops"] * len(data.train)
+        assert taught.run([first["name"]])["total"]["branch_flops"] == took + answers
+
+
+class StoppedError(Exception):
+    """The user's doing."""
+
+
+@pytest.mark.parametrize("limited", [False, True])
+def test_stopped_and_run_again_is_the_same_as_at_once(trunk, tmp_path, limited):
+    data, network, _ = trunk
+    once, out = branches(trunk, tmp_path, "once")
+    names = [entry["name"] for entry in once.sizes]
+    limit = 1.3 * read(out)["total"]["train_flops"] if limited else None
+    Branches(data, network, RECIPE, RunFolder(out), limit=limit).run(names)
+    _, twice = branches(trunk, tmp_path, "twice")
+    begun = []
+
+    def stop(record):
+        begun.extend([record] * (record["record"] == "branch"))
+        if len(begun) == 2:
+            raise StoppedError
+
+    with pytest.raises(StoppedError):
+        Branches(data, network, RECIPE, RunFolder(twice), limit=limit, on_record=stop).run(names)
+    Branches(data, network, RECIPE, RunFolder(twice), limit=limit).run(names)
+    cost = {"seconds", "joules", "train_flops"}  # of the branch that was lost, too
+    told = [[{k: v for k, v in entry.items() if k not in cost} for entry in read(one)["sizes"]] for one in (out, twice)]
+    assert told[0] == told[1]
+    assert any("quality" in entry for entry in told[0])
+
+
+def test_branches_keep_within_what_the_run_may_take(trunk, tmp_path):
+    names = [entry["name"] for entry in branches(trunk, tmp_path, "free")[0].sizes]
+    free = branches(trunk, tmp_path, "free", length=1)[0].run(names)["total"]
+    spent = free["train_flops"] - free["branch_flops"]
+    for share in (0.7, 0.3):
+        limit = spent + share * free["branch_flops"]
+        total = branches(trunk, tmp_path, f"within {share}", limit, length=1)[0].run(names)["total"]
+        assert spent < total["train_flops"] <= limit
+    none, _ = branches(trunk, tmp_path, "none", limit=spent)
+    assert "branch_flops" not in none.run(names)["total"]
+
+
+def test_what_is_damaged_or_not_there_is_named(trunk, tmp_path):
+    run, out = branches(trunk, tmp_path)
+    first = run.sizes[0]["name"]
+    with pytest.raises(InputError, match="has no size '9-9'"):
+        run.run(["9-9"])
+    file = out / "trunk" / f"{first}.safetensors"
+    file.write_bytes(file.read_bytes()[:-8])
+    with pytest.raises(InputError, match=f"{first}.safetensors is not what was saved"):
+        run.run([first])
+    (out / "trunk" / f"{first}.json").write_text("{}")
+    with pytest.raises(InputError, match=f"{first}.json is damaged: it lacks 'tensors'"):
+        run.run([first])
+
+
+def test_a_run_stops_at_the_sizes_that_are_wanted(tmp_path):
+    data, network = dataset("images"), CASES["images"][2]
+    sizes = [400, 1_000, 3_000]
+    folder = RunFolder(tmp_path)
+    folder.claim(overwrite=False)
+    run = Trainer(data, network, RECIPE, folder, sizes=sizes).run()
+    for most in sizes:
+        below = max(entry["params"] for entry in run["sizes"] if entry["params"] <= most)
+        assert below >= 0.9 * most
+    assert max(entry["params"] for entry in run["sizes"]) <= sizes[-1]
+    for bad, budget, told in (([9], None, "the seed's"), ([500], Budget(max_params=400), "within the budget")):
+        with pytest.raises(InputError, match=told):
+            Trainer(data, network, RECIPE, folder, sizes=bad, budget=budget)
+
+
+@pytest.mark.parametrize("bad", [{"length": 0}, {"length": float("nan")}, {"distil": 1.5}])
+def test_finishes_that_make_no_sense_are_refused(bad):
+    with pytest.raises(InputError, match=next(iter(bad))):
+        Finish(**bad)
+
+
+PARAMS = st.lists(st.integers(1, 10**6), min_size=1, max_size=12, unique=True).map(sorted)
+
+
+def entries(params):
+    return [{"name": str(count), "params": count} for count in params]
+
+
+@given(params=PARAMS)
+def test_sizes_that_get_a_branch_are_well_apart_and_near_all_others(params):
+    chosen = [int(name) for name in spaced(entries(params))]
+    assert chosen[-1] == params[-1]
+    assert all(APART * low <= high for low, high in pairwise(chosen))
+    assert all(any(count <= size < APART * count or size == count for size in chosen) for count in params)
+
+
+@given(params=PARAMS, asked=st.lists(st.integers(1, 10**6), min_size=1, max_size=4))
+def test_wanted_sizes_are_the_largest_that_fit(params, asked):
+    if min(asked) < params[0]:
+        with pytest.raises(InputError, match=f"the smallest, {params[0]}, has {params[0]:,}"):
+            wanted(entries(params), asked)
+    else:
+        best = {max(count for count in params if count <= most) for most in asked}
+        assert wanted(entries(params), asked) == [str(count) for count in sorted(best)]
+
+
+@pytest.mark.parametrize("case", ["images", "waves"])
+def test_distillation_lies_between_targets_and_answers(case):
+    data = dataset(case)
+    loss, n = loss_of(data), len(data.train)
+    generator = torch.Generator().manual_seed(0)
+    outputs = 4 if case == "images" else 1
+    answers, z = (torch.randn(n, outputs, generator=generator) for _ in range(2))
+    index = torch.arange(0, n, 3)
+    told = [float(Distilled(loss, data.train.y, answers, w)(z[index], index)) for w in (0.0, 0.25, 1.0)]
+    assert told[0] == pytest.approx(float(loss(z[index], data.train.y[index])))
+    assert told[1] == pytest.approx(0.75 * told[0] + 0.25 * told[2], rel=1e-5)
+    copied = answers[index].requires_grad_()
+    at_best = Distilled(loss, data.train.y, answers, 1.0)(copied, index)
+    at_best.backward()
+    assert at_best.item() == pytest.approx(0, abs=1e-5)
+    assert float(copied.grad.abs().max()) < 1e-5
