@@ -20,12 +20,12 @@ CONTROLS = {
 """Rows that are trained from scratch beside each run of the default, and what tables call them."""
 
 CHOICES = {
-    DEFAULT: "units suited to the axis, growth until 30 %, 8 events, tilt 0.25",
+    DEFAULT: "units suited to the axis, growth until 15 %, 8 events, tilt 0.25",
     "outgrow,init=random": "random units",
     "outgrow,init=split": "split units",
     "outgrow,init=closed": "closed-form units",
     "outgrow,init=mixed": "units of a mixed pool",
-    "outgrow,share=0.45": "growth until 45 %",
+    "outgrow,share=0.3": "growth until 30 %",
     "outgrow,share=0.6": "growth until 60 %",
     "outgrow,events=4,most=6": "4 events",
     "outgrow,strength=0": "plain proportion",
@@ -200,13 +200,17 @@ def heading(rows: Mapping[str, Runs]) -> str:
     """What the runs of a task have in common."""
     run = next(run for runs in rows.values() for run in runs.values())
     setup, limit = run["setup"], train_limit(rows)
-    widths = f" {'-'.join(map(str, setup['widths']))}" if setup["widths"] else ""
     spent = f" and {limit / 1e12:.3g} training TFLOP" if limit else ""
-    examples = setup["examples"] or WHOLE[setup["source"]]
     return (
-        f"**{run['task']}**: {setup['model']}{widths}, {examples:,} training examples, "
+        f"**{run['task']}**: {trained(setup)}, "
         f"{setup['epochs']} epochs, batches of {setup['batch_size']}, at most {setup['max_params']:,} parameters{spent}"
     )
+
+
+def trained(setup: Mapping) -> str:
+    """What is trained, on how much."""
+    widths = f" {'-'.join(map(str, setup['widths']))}" if setup["widths"] else ""
+    return f"{setup['model']}{widths}, {setup['examples'] or WHOLE[setup['source']]:,} training examples"
 
 
 def train_limit(rows: Mapping[str, Runs]) -> int | None:

@@ -51,7 +51,7 @@ class Task:
 
     def setup(self) -> dict:
         """Return what makes two runs comparable, as JSON."""
-        return {**asdict(self), "widths": list(self.widths)}
+        return {**asdict(self), "widths": list(self.widths), "share": self.recipe.share}
 
 
 def fewer(data: Dataset, examples: int) -> Dataset:

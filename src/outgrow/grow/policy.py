@@ -161,7 +161,7 @@ class Timetable:
     """
 
     events: int = 8
-    share: float = 0.3
+    share: float = 0.15
     epochs: int = 20
     seed: int = 0
     device: str = "cpu"

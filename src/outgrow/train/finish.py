@@ -7,7 +7,7 @@ from typing import Any
 from outgrow.errors import InputError
 
 RESERVED = 0.2  # of the training FLOPs, where they are limited, for the branches
-APART = 1.5  # times the parameters, at least, between two sizes that get a branch where none are asked for
+APART = 2.0  # times the parameters, at least, from one size that gets a branch to the next, where none are asked for
 
 
 @dataclass(frozen=True)
@@ -34,20 +34,20 @@ class Finish:
 
 
 def spaced(sizes: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the names of the sizes that get a branch where none are asked for: the largest, and those well below it.
+    """Return the names of the sizes that get a branch where none are asked for: the smallest, and others well apart.
 
     Args:
         sizes: Entries of family.json.
 
     Examples:
-        >>> spaced([{"name": str(params), "params": params} for params in (100, 150, 200, 290, 300)])
-        ['100', '200', '300']
+        >>> spaced([{"name": str(params), "params": params} for params in (100, 150, 200, 290, 450)])
+        ['100', '200', '450']
     """
     found: list[Mapping[str, Any]] = []
-    for size in sorted(sizes, key=lambda size: -int(size["params"])):
-        if not found or found[-1]["params"] >= APART * size["params"]:
+    for size in sorted(sizes, key=lambda size: int(size["params"])):
+        if not found or size["params"] >= APART * found[-1]["params"]:
             found.append(size)
-    return [size["name"] for size in reversed(found)]
+    return [size["name"] for size in found]
 
 
 def wanted(sizes: Sequence[Mapping[str, Any]], asked: Sequence[int]) -> list[str]:

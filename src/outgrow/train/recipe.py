@@ -27,7 +27,7 @@ class Recipe:
     rate: float = 3e-3
     weight_decay: float = 1e-2
     warmup: float = 0.02
-    share: float = 0.3
+    share: float = 0.15
     constant: float = 0.6
     events: int = 8
 

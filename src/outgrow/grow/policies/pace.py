@@ -34,7 +34,7 @@ class Pace:
     """
 
     events: int = 8
-    share: float = 0.3
+    share: float = 0.15
     factor: float = 1.5
     most: float = 3.0
 

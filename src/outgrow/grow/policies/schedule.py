@@ -55,7 +55,7 @@ class Schedule:
     """
 
     events: int = 8
-    share: float = 0.3
+    share: float = 0.15
     factor: float = 1.5
     most: float = 3.0
     init: Init = "random"
