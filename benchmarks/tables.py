@@ -1,4 +1,4 @@
-"""Write what results/*.jsonl say into benchmarks/README.md and docs, and draw gain.svg and policies.svg.
+"""Write what results/*.jsonl say into benchmarks/README.md and docs, and draw their figures.
 
     python benchmarks/tables.py
 
@@ -20,16 +20,17 @@ from scipy import stats
 sys.path.append(str(Path(__file__).resolve().parent))  # for who loads this file by its path
 
 import compare
+import families
 from cells import grouped, made_with, row, span, test
-from drawing import STYLE, compared, svg
+from drawing import STYLE, beside_sweeps, compared, svg
 
 HERE = Path(__file__).resolve().parent
 DOCS = HERE.parent / "docs"
 PAGES = [HERE / "README.md", HERE / "NOTES.md", DOCS / "how-a-network-decides-to-grow.md"]
 FIGURE = DOCS / "figures" / "gain.svg"
-POLICIES = HERE / "figures" / "policies.svg"
+COMPARISONS = {"policies": compared, "family": beside_sweeps}  # by results, drawn beside this file
 
-SOURCES = ("grow", "calibration", "policies", "policies_sizes", "choices", "newborns")
+SOURCES = ("grow", "calibration", "policies", "policies_sizes", "choices", "newborns", "family", "kills")
 CLOSE = (0.75, 1.33)  # realised / gain that counts as kept
 MEASURES: dict[str, Callable[[Mapping], float]] = {
     "gain": lambda growth: growth["gain"],
@@ -49,14 +50,14 @@ FRAME = ((1e-5, 30.0), (1e-5, 1.0))  # of the figure's panels: promises and drop
 
 def main() -> None:
     """Replace what stands between the markers, and draw the figures."""
-    policies = records("policies")
     found = blocks(*map(records, SOURCES))
     for page in PAGES:
         page.write_text(filled(page.read_text(), found))
     FIGURE.parent.mkdir(exist_ok=True)
     FIGURE.write_text(svg(drawn(records("calibration"))))
-    if policies:
-        POLICIES.write_text(svg(compared(policies)))
+    for name, draw in COMPARISONS.items():
+        if measured := records(name):
+            (HERE / "figures" / f"{name}.svg").write_text(svg(draw(measured)))
 
 
 def records(name: str) -> list[dict]:
@@ -72,6 +73,8 @@ def blocks(
     sizes: Sequence[Mapping] = (),
     choices: Sequence[Mapping] = (),
     newborns: Sequence[Mapping] = (),
+    family: Sequence[Mapping] = (),
+    kills: Sequence[Mapping] = (),
 ) -> dict[str, str]:
     """The tables by the names of their markers."""
     return {
@@ -80,6 +83,8 @@ def blocks(
         "ranking": "\n\n".join(ranking_table(growths, outcome) for outcome in OUTCOMES),
         "best": best_sentence(growths),
         **compare.blocks(policies, sizes, choices, newborns),
+        "family": families.comparison(family),
+        "kills": kills_table(kills),
     }
 
 
@@ -179,6 +184,20 @@ def best_sentence(growths: Sequence[Mapping]) -> str:
         listed = ", ".join(f"{name} {value:.2f}" for name, value in sorted(means.items(), key=lambda i: -i[1]))
         said.append(f"- {outcome}: the gain ranks best in {best} of {len(found)} cases; means over cases: {listed}.")
     return "\n".join(said)
+
+
+def kills_table(lines: Sequence[Mapping]) -> str:
+    """One row a run of the benchmark, from its summary: what kills left, and into what they fell."""
+    found = [line for line in lines if "kills" in line]
+    if not found:
+        return "No runs yet."
+    head = ["kills", "runs", "ends identical", "kills that left an unreadable file", "while a file was written"]
+    table = [row([*head, "last record in the journal"]), row([*["---:"] * len(head), "---"])]
+    for one in found:
+        last = ", ".join(f"{name} {count}" for name, count in sorted(one["last_records"].items(), key=lambda i: -i[1]))
+        counts = [one[key] for key in ("kills", "runs", "identical", "unreadable", "while_writing")]
+        table.append(row([*map(str, counts), last.replace("None", "none yet")]))
+    return "\n".join([*table, "", f"`{found[-1]['command']}`. {made_with(found)}"])
 
 
 def correlations(growths: Sequence[Mapping], outcome: str) -> dict[str, float]:
