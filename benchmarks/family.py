@@ -32,7 +32,7 @@ from outgrow.data import Dataset
 from outgrow.models import SeedNetwork
 from outgrow.train.alone import train_alone
 from outgrow.train.architecture import Grown
-from outgrow.train.average import averaged, settle_statistics_
+from outgrow.train.average import settle_statistics_
 from outgrow.train.branch import Branches
 from outgrow.train.evaluate import evaluate, loss_of
 from outgrow.train.finish import Finish
@@ -159,7 +159,7 @@ def as_left(run: RunFolder, entry: Mapping, data: Dataset, network: SeedNetwork,
     if not Trunk(run).has(entry["name"]):
         return entry["test"]
     net = network.build()
-    Trunk(run).restore_(entry["name"], net, recipe.optimizer(net), averaged(net))
+    Trunk(run).restore_(entry["name"], net, recipe.optimizer(net))
     loaders = Loaders(data, recipe, 0, "cpu")
     settle_statistics_(net, loaders.full)
     assert data.test is not None

@@ -52,8 +52,12 @@ def test_sizes_are_finished_afterwards_as_they_are_with_the_run(here, capsys):
     assert "report.html" in printed
     for size in outgrow.Family("run"):
         assert sum(p.numel() for p in size.load().parameters()) == size.params
-    assert main(["finish", "run", "--sizes", "800"]) == 0  # nothing is left to do
+    capsys.readouterr()
+    assert main(["finish", "run", "--sizes", "800", "5k"]) == 0  # nothing is left to do
     assert entries() == after
+    said = capsys.readouterr().err
+    assert f"{done[0]['name']} is finished already" in said
+    assert f"{after[-1]['name']} is what the run ended with: it needs no branch" in said
     shutil.rmtree("run")
     assert main([*GROW, "--sizes", "800", "1.5k"]) == 0
     assert list(map(told, entries())) == list(map(told, after))
@@ -69,7 +73,7 @@ def test_a_run_that_was_stopped_in_a_branch_goes_on(here, capsys, monkeypatch):
 
     monkeypatch.setattr(Branches, "run", stopped)
     assert main(words) == 130
-    assert "outgrow finish run goes on" in capsys.readouterr().err
+    assert "the same command with --resume goes on" in capsys.readouterr().err
     monkeypatch.setattr(Branches, "run", begin)
     assert main([*words, "--resume"]) == 0
     assert any("quality" in entry for entry in entries())
@@ -84,6 +88,7 @@ BAD = {
     "another network": ["finish", "run", "--model", "mynets:small"],
     "an unknown quality": [*GROW, "--family-quality", "great", "--overwrite"],
     "a size below the seed's": [*GROW, "--sizes", "20", "--overwrite"],
+    "a policy that chooses sizes of its own": [*GROW, "--sizes", "2k", "--policy", "schedule", "--overwrite"],
     "a size above the budget": [*GROW, "--sizes", "5k", "--max-params", "2k", "--overwrite"],
 }
 
@@ -107,6 +112,40 @@ def test_a_config_that_lacks_something_is_named(here, capsys, key):
     error = capsys.readouterr().err
     assert "config.json" in error
     assert key in error
+
+
+def test_half_a_line_of_the_journal_is_cut_off(here, capsys):
+    with open("run/journal.jsonl", "a") as journal:
+        journal.write('{"record": "si')
+    assert main(["finish", "run", "--sizes", "800"]) == 0
+    assert all(json.loads(line) for line in Path("run/journal.jsonl").read_text().splitlines())
+    assert main(["report", "run"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda family: family["sizes"][0].update(file="../victim.txt"), "victim.txt"),
+        (lambda family: family.update(format=7), "newer"),
+        (lambda family: family.pop("total"), "total"),
+    ],
+)
+def test_a_family_that_was_tampered_with_is_refused_and_nothing_is_removed(here, capsys, change, told):
+    Path("victim.txt").write_text("mine")
+    family = json.loads(Path("run/family.json").read_text())
+    change(family)
+    Path("run/family.json").write_text(json.dumps(family))
+    assert main(["finish", "run", "--sizes", "800"]) == 2
+    error = capsys.readouterr().err
+    assert told in error
+    assert len(error.splitlines()) == 1
+    assert Path("victim.txt").read_text() == "mine"
+
+
+def test_a_training_state_that_is_gone_is_named(here, capsys):
+    shutil.rmtree("run/trunk")
+    assert main(["finish", "run", "--sizes", "800"]) == 2
+    assert "no training state of" in capsys.readouterr().err
 
 
 def test_data_that_have_changed_are_refused(here, capsys):

@@ -3,6 +3,7 @@
 import json
 import shutil
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
@@ -46,6 +47,12 @@ def branches(trunk, tmp_path, name="run", limit=None, **finish):
     if not out.exists():
         shutil.copytree(path, out)
     return Branches(data, network, RECIPE, RunFolder(out), Finish(**finish), limit=limit), out
+
+
+def journal(out):
+    """What it says, but for how long it took."""
+    records = [json.loads(line) for line in (out / "journal.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in one.items() if key not in {"seconds", "joules"}} for one in records]
 
 
 def read(out):
@@ -117,10 +124,32 @@ def test_stopped_and_run_again_is_the_same_as_at_once(trunk, tmp_path, limited):
     with pytest.raises(StoppedError):
         Branches(data, network, RECIPE, RunFolder(twice), limit=limit, on_record=stop).run(names)
     Branches(data, network, RECIPE, RunFolder(twice), limit=limit).run(names)
-    cost = {"seconds", "joules", "train_flops"}  # of the branch that was lost, too
+    cost = {"seconds", "joules"}
     told = [[{k: v for k, v in entry.items() if k not in cost} for entry in read(one)["sizes"]] for one in (out, twice)]
     assert told[0] == told[1]
     assert any("quality" in entry for entry in told[0])
+    for file in (out / "sizes").iterdir():
+        assert (twice / "sizes" / file.name).read_bytes() == file.read_bytes()
+    assert journal(out) == journal(twice)
+
+
+@pytest.mark.parametrize("where", ["unlink", "append"])
+def test_killed_between_two_writes_it_takes_up_what_is_missing(trunk, tmp_path, monkeypatch, where):
+    once, out = branches(trunk, tmp_path, "once")
+    names = [entry["name"] for entry in once.sizes]
+    once.run(names)
+    run, twice = branches(trunk, tmp_path, "twice")
+
+    def killed(*given, **known):
+        raise StoppedError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path if where == "unlink" else RunFolder, where, killed)
+        with pytest.raises(StoppedError):
+            run.run(names)
+    branches(trunk, tmp_path, "twice")[0].run(names)
+    assert journal(out) == journal(twice)
+    assert {file.name for file in (out / "sizes").iterdir()} == {file.name for file in (twice / "sizes").iterdir()}
 
 
 def test_branches_keep_within_what_the_run_may_take(trunk, tmp_path):
@@ -145,8 +174,21 @@ def test_what_is_damaged_or_not_there_is_named(trunk, tmp_path):
     with pytest.raises(InputError, match=f"{first}.safetensors is not what was saved"):
         run.run([first])
     (out / "trunk" / f"{first}.json").write_text("{}")
-    with pytest.raises(InputError, match=f"{first}.json is damaged: it lacks 'tensors'"):
+    with pytest.raises(InputError, match=f"{first}.json is damaged .KeyError: 'tensors'"):
         run.run([first])
+
+
+def test_a_branch_that_diverges_leaves_the_size_and_is_counted(trunk, tmp_path, monkeypatch):
+    run, out = branches(trunk, tmp_path)
+    first, second = (dict(entry) for entry in run.sizes[:2])
+    loss = run._loss
+    monkeypatch.setattr(run, "_loss", lambda z, y: loss(z, y) * float("nan"))
+    total = run.run([first["name"]])["total"]
+    assert total["branch_flops"] > 0
+    assert read(out)["sizes"][0] == first | {"quality": "average"}
+    monkeypatch.setattr(run, "_loss", loss)
+    run.run([second["name"]])
+    assert "quality" in read(out)["sizes"][1]
 
 
 def test_a_run_stops_at_the_sizes_that_are_wanted(tmp_path):
@@ -180,9 +222,15 @@ def entries(params):
 @given(params=PARAMS)
 def test_sizes_that_get_a_branch_are_well_apart_and_near_all_others(params):
     chosen = [int(name) for name in spaced(entries(params))]
-    assert chosen[0] == params[0]
+    smaller = params[:-1]
+    assert chosen[:1] == smaller[:1]
     assert all(APART * low <= high for low, high in pairwise(chosen))
-    assert all(any(size <= count < APART * size for size in chosen) for count in params)
+    assert all(any(size <= count < APART * size for size in chosen) for count in smaller)
+
+
+def test_what_is_larger_than_the_network_that_a_run_ended_with_gets_no_branch():
+    pruned = entries([100, 500, 900, 400])
+    assert spaced(pruned) == ["100"]
 
 
 @given(params=PARAMS, asked=st.lists(st.integers(1, 10**6), min_size=1, max_size=4))

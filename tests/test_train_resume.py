@@ -361,9 +361,11 @@ def test_other_data_are_named(here, capsys):
 
 
 def rewritten(journal: Path, reason: str) -> None:
-    """Give a journal's end another reason."""
-    *records, end = journal.read_text().splitlines()
-    journal.write_text("\n".join([*records, json.dumps(json.loads(end) | {"reason": reason})]) + "\n")
+    """Give a journal's end another reason, and cut off what came after it."""
+    records = [json.loads(line) for line in journal.read_text().splitlines()]
+    end = next(i for i, record in enumerate(records) if record.get("record") == "end")
+    told = [*records[:end], records[end] | {"reason": reason}]
+    journal.write_text("".join(json.dumps(record) + "\n" for record in told))
 
 
 def test_a_run_that_diverged_or_lost_its_states_can_not_go_on(here, finished, capsys):

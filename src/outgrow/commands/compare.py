@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from outgrow import data
 from outgrow.commands.earlier import is_there
-from outgrow.commands.grow import dataset_of, device_of, grow
+from outgrow.commands.given import dataset_of, device_of
+from outgrow.commands.grow import grow
 from outgrow.errors import InputError
 from outgrow.models import SeedNetwork, seed_from_json
 from outgrow.show.comparison import show
 from outgrow.show.report import write_report
 from outgrow.show.run import read_run
 from outgrow.show.trainings import Trainings, screen
+from outgrow.stored import Stored
 from outgrow.train.alone import SPENT, train_alone
 from outgrow.train.architecture import Grown
 from outgrow.train.comparison import FILE, Comparison, Training, read_entries, spread
@@ -66,7 +68,7 @@ class _Comparing:
     def __init__(self, options: "Compare", dataset: data.Dataset, out: Path) -> None:
         self._dataset, self._folder, self._family = dataset, RunFolder(out), Family(out)
         config, start = self._family.config, read_run(out).start
-        self._recipe = Recipe(**config["recipe"])
+        self._recipe = Recipe.from_json(Stored(config["recipe"], str(out / "config.json"), "recipe"))
         self._chance: dict[str, Any] = {"seed": options.seed, "device": device_of(start["device"])}
         self._seed = seed_from_json(config["seed_network"], options.model if ":" in options.model else None)
         sizes = [size.name for size in _sizes(self._family, options.compared)]

@@ -39,7 +39,7 @@ def is_finished(folder: RunFolder) -> bool:
     Raises:
         InputError: Its loss was no longer finite in the end, so that it can't go on.
     """
-    last = next((record for record in _whole_records(folder)[::-1] if record.get("record") in TOLD), {})
+    last = next((record for record in folder.records()[::-1] if record.get("record") in TOLD), {})
     if last.get("record") != "end" or last.get("reason") == STOPPED:
         return False
     if last.get("reason") != "finished":
@@ -83,7 +83,7 @@ def last_state(folder: RunFolder, device: str) -> Checkpoint | None:
     """
     checkpoint, wrong = Checkpoints(folder).newest()
     if checkpoint is None:
-        if not wrong and all(record.get("record") == "start" for record in _whole_records(folder)):
+        if not wrong and all(record.get("record") == "start" for record in folder.records()):
             return None
         why = "; ".join(dict.fromkeys(wrong)) or f"{folder.path / FOLDER} holds none"
         raise InputError(f"no state of the run is whole ({why}): start anew with --overwrite")
@@ -125,18 +125,6 @@ def _changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
     for name in ("outgrow", "torch"):
         if then["versions"][name] != now["versions"][name]:
             yield f"{name} was {then['versions'][name]} and is {now['versions'][name]} now"
-
-
-def _whole_records(folder: RunFolder) -> list[dict[str, Any]]:
-    """The records up to the first that is damaged or half written."""
-    journal, records = folder.path / "journal.jsonl", []
-    for line in journal.read_bytes().splitlines() if journal.is_file() else ():
-        try:
-            record = json.loads(line)
-        except ValueError:
-            break
-        records.append(record if isinstance(record, dict) else {})
-    return records
 
 
 def _written(value: Any) -> str:

@@ -1,12 +1,13 @@
 """`outgrow finish`: a branch for each size of a run that is done."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from outgrow.commands import earlier
+from outgrow.commands.given import dataset_of, device_of, sizes_of
 from outgrow.data.digest import digest
 from outgrow.errors import InputError
 from outgrow.models import seed_from_json
@@ -16,12 +17,11 @@ from outgrow.show.run import read_run
 from outgrow.show.waiting import waiting
 from outgrow.stored import Stored
 from outgrow.train.branch import Branches
-from outgrow.train.divergence import DivergedError
+from outgrow.train.family import Family
 from outgrow.train.finish import Finish, spaced, wanted
 from outgrow.train.folder import RunFolder
 from outgrow.train.lock import locked
 from outgrow.train.recipe import Recipe
-from outgrow.values import count
 
 if TYPE_CHECKING:
     from outgrow.cli import Finish as Options
@@ -35,16 +35,14 @@ def finish(options: "Options") -> int:
         options: What the command line said.
 
     Returns:
-        The exit code: 0, 1 where a loss diverged, or 130 where the user stopped it.
+        The exit code: 0, or 130 where the user stopped it.
 
     Raises:
-        InputError: The run is not done, or its data or its network are not there or have changed, or another option
-            can't work.
+        InputError: The run is not done, or its data or its network are not there or have changed, or a file is damaged,
+            or another option can't work.
     """
-    from outgrow.commands.grow import dataset_of, device_of  # which finishes its runs by this module
-
     folder = RunFolder(options.run)
-    config = Stored(folder.read_json("config.json"), str(folder.path / "config.json"))
+    config = Stored(Family(options.run).config, str(folder.path / "config.json"))
     asked, how = sizes_of(options.sizes), Finish(options.length, options.distil)
     grown = _options_of(config, options)
     if not earlier.is_finished(folder):
@@ -54,68 +52,64 @@ def finish(options: "Options") -> int:
     if digest(dataset) != config.within("data").text("sha256"):
         raise InputError(f"the data of {dataset.name} are not those that the run in {folder.path} learned")
     network = seed_from_json(config.within("seed_network"), options.model)
+    recipe = Recipe.from_json(config.within("recipe"))
     console, device = Console(folder.path), device_of(options.device)
     console.recall(read_run(folder.path).records)
+    tell: dict[str, Any] = {"on_record": console, "on_step": console.tick}
     with locked(folder.path):
-        branches = Branches(
-            dataset,
-            network,
-            Recipe(**config.within("recipe").values),
-            folder,
-            how,
-            seed=grown.seed,
-            device=device,
-            on_record=console,
-            on_step=console.tick,
-        )
-        return finished(branches, asked, folder, console)
+        branches = Branches(dataset, network, recipe, folder, how, seed=grown.seed, device=device, **tell)
+        names = wanted(branches.sizes, asked) if asked else spaced(branches.sizes)
+        for line in _left_out(branches, names, folder):
+            print(f"outgrow: {line}", file=sys.stderr)
+        return finished(branches, names, folder, console, "the same command goes on")
 
 
-def sizes_of(words: Sequence[str]) -> tuple[int, ...]:
-    """Read the sizes that a command line asks for.
-
-    Args:
-        words: Numbers, apart by commas where a word holds several.
-
-    Returns:
-        The sizes [parameters].
-
-    Examples:
-        >>> sizes_of(["10k,30k", "1.5M"])
-        (10000, 30000, 1500000)
-    """
-    return tuple(count(word, "--sizes") for words_ in words for word in words_.split(",") if word)
-
-
-def finished(branches: Branches, asked: Sequence[int], folder: RunFolder, console: Console) -> int:
+def finished(branches: Branches, names: Sequence[str], folder: RunFolder, console: Console, again: str) -> int:
     """Train the branches, and say how it ended.
 
     Args:
         branches: Trains them.
-        asked: Sizes that are wanted; none for some that are well apart.
+        names: Sizes to finish.
         folder: The run folder.
         console: Shows how it goes.
+        again: What to do after a stop.
 
     Returns:
-        The exit code: 0, 1 where a loss diverged, or 130 where the user stopped it.
-
-    Raises:
-        InputError: No size is as small as one that is wanted.
+        The exit code: 0, or 130 where the user stopped it.
     """
-    names = wanted(branches.sizes, asked) if asked else spaced(branches.sizes)
-    out = folder.path
     try:
         with console:
             family = branches.run(names)
-    except DivergedError as error:
-        print(f"outgrow: {error}; the other sizes are saved; report: {write_report(out)}", file=sys.stderr)
-        return 1
     except KeyboardInterrupt:
-        told = f"sizes that are finished are saved; outgrow finish {out} goes on"
-        print(f"outgrow: interrupted; {told}; report: {write_report(out)}", file=sys.stderr)
+        told = f"sizes that are finished are saved; {again}"
+        print(f"outgrow: interrupted; {told}; report: {write_report(folder.path)}", file=sys.stderr)
         return 130
-    console.finish(family, write_report(out))
+    console.finish(family, write_report(folder.path))
     return 0
+
+
+def _left_out(branches: Branches, names: Sequence[str], folder: RunFolder) -> Iterator[str]:
+    """Say which sizes get no branch, and why.
+
+    Args:
+        branches: Would train them.
+        names: Sizes to finish.
+        folder: The run folder.
+
+    Yields:
+        A line for each.
+
+    Raises:
+        InputError: The training state of a size is gone.
+    """
+    entries = {entry["name"]: entry for entry in branches.sizes}
+    for name in names:
+        if "quality" in entries[name]:
+            yield f"{name} is finished already"
+        elif name == branches.sizes[-1]["name"]:
+            yield f"{name} is what the run ended with: it needs no branch"
+        elif not branches.is_possible(name):
+            raise InputError(f"{folder.path} has no training state of {name} in trunk/: it can't be finished any more")
 
 
 def _options_of(config: Stored, options: "Options") -> "Grow":

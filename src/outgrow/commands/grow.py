@@ -11,7 +11,8 @@ import torch
 
 from outgrow import __version__, data, models
 from outgrow.commands import earlier
-from outgrow.commands.finish import finished, sizes_of
+from outgrow.commands.finish import finished
+from outgrow.commands.given import dataset_of, device_of, sizes_of
 from outgrow.data.digest import digest
 from outgrow.errors import InputError
 from outgrow.grow.budget import Budget
@@ -22,8 +23,9 @@ from outgrow.show.report import write_report
 from outgrow.show.run import read_run
 from outgrow.show.waiting import waiting
 from outgrow.train.branch import Branches
+from outgrow.train.checkpoints import Checkpoints
 from outgrow.train.divergence import DivergedError
-from outgrow.train.finish import RESERVED, Finish
+from outgrow.train.finish import RESERVED, Finish, spaced, wanted
 from outgrow.train.folder import RunFolder
 from outgrow.train.lock import locked
 from outgrow.train.recipe import Recipe
@@ -74,14 +76,18 @@ def grow(options: "Grow") -> int:
         policy_name=options.policy,
         **run,
     )
+    if sizes and not hasattr(trainer.policy, "stops"):
+        raise InputError(f"--sizes: policy {options.policy} chooses sizes of its own; leave one of them out")
     config = _config(options, dataset, network, recipe, trainer.policy)
     with locked(out):
         if not _is_finished(trainer, folder, console, config, options) and (code := _ran(trainer, folder, console)):
             return code
-        if how is not None:
-            return finished(Branches(dataset, network, recipe, folder, how, limit=limit, **run), sizes, folder, console)
-        console.finish(folder.read_json("family.json"), write_report(out))
-        return 0
+        if how is None:
+            console.finish(folder.read_json("family.json"), write_report(out))
+            return 0
+        branches = Branches(dataset, network, recipe, folder, how, limit=limit, **run)
+        names = wanted(branches.sizes, sizes) if sizes else spaced(branches.sizes)
+        return finished(branches, names, folder, console, "the same command with --resume goes on")
 
 
 def _is_finished(
@@ -93,6 +99,7 @@ def _is_finished(
         if earlier.is_finished(folder):
             print(f"outgrow: the run in {folder.path} is finished", file=sys.stderr)
             console.recall(read_run(folder.path).records)
+            Checkpoints(folder).clear()  # where it was killed between its end and that
             return True
         if (state := earlier.last_state(folder, trainer.device)) is not None:
             console.recall(state.records)
@@ -144,18 +151,6 @@ def _listener(options: "Grow", out: Path, console: Console) -> Callable[[Mapping
     return tell
 
 
-def dataset_of(options: "Grow") -> data.Dataset:
-    """Return the data that the command line names."""
-    return data.load(
-        options.data,
-        data_dir=str(options.data_dir) if options.data_dir else None,
-        target=options.target,
-        task=options.task,
-        seed=options.seed,
-        augment=options.augment,
-    )
-
-
 def _budget(options: "Grow") -> Budget:
     return Budget(
         _if_given(count, options.max_params, "--max-params"),
@@ -179,27 +174,6 @@ def _policy(options: "Grow") -> Callable[[Timetable], Policy]:
         return policy_of(options.policy, found | {"prune": "true"})
     except InputError as error:
         raise InputError(f"--prune: {error}") from error
-
-
-def device_of(name: str) -> str:
-    """Return where to compute.
-
-    Args:
-        name: A device as torch calls it, or auto.
-
-    Returns:
-        The device.
-
-    Raises:
-        InputError: torch can't compute there.
-    """
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, dtype=torch.float64, device=name)  # the factors are float64, which not every device has
-    except (RuntimeError, AssertionError, TypeError) as error:
-        raise InputError(f"--device {name}: torch can't compute there; use cpu, cuda or auto") from error
-    return name
 
 
 def _seed_network(options: "Grow", dataset: data.Dataset) -> models.SeedNetwork:

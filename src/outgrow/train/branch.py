@@ -2,14 +2,15 @@
 
 The trunk grows at a constant rate, so that its sizes have not settled when they are left. A branch starts from the
 training state that the trunk had then, its rate falling linearly to zero. It learns from the targets, and from the
-answers of the largest size, which are computed once. With f the forward FLOPs of one example, F those of the largest
-size, S the steps of the run, b examples a step and n examples in all,
+answers of the network with which the run ended, which are computed once. With f the forward FLOPs of one example, F
+those of that network, S the steps of the run, b examples a step and n examples in all,
 
     steps of a branch    length S sqrt(F / f), at most S      smaller sizes were left earlier, and cost less
     FLOPs of it          3 f b steps
     of the answers       F n
 
 The average of its weights is what is saved, in place of that of the trunk, if it is better on the validation part.
+Where its loss is no longer finite, it is not.
 """
 
 import math
@@ -32,8 +33,8 @@ from outgrow.net.setting import Setting
 from outgrow.net.surgery import tensors_of
 from outgrow.train.average import SETTLE_BATCHES, averaged, settle_statistics_
 from outgrow.train.distilled import Distilled, answers
-from outgrow.train.divergence import FINITE_EVERY, DivergedError
-from outgrow.train.energy import meter
+from outgrow.train.divergence import FINITE_EVERY
+from outgrow.train.energy import Meter, meter
 from outgrow.train.evaluate import evaluate, loss_of, worth
 from outgrow.train.finish import Finish
 from outgrow.train.folder import RunFolder
@@ -84,14 +85,19 @@ class Branches:
         self._loss, self._loaders = loss_of(dataset), Loaders(dataset, recipe, seed, device)
         self._course_steps = recipe.epochs * len(self._loaders.train)
         self._flops = 0  # since family.json was written last
+        self._take_up()
 
     @property
     def sizes(self) -> list[Entry]:
         """The entries of family.json."""
         return self._family.sizes
 
+    def is_possible(self, name: str) -> bool:
+        """Whether the run kept a training state of a size; it has none of what it ended with, which is settled."""
+        return self._trunk.has(name)
+
     def run(self, names: Sequence[str]) -> dict[str, Any]:
-        """Finish some sizes; those that have been are left as they are.
+        """Finish some sizes; those that have been are left as they are, as are those of which no state was kept.
 
         Args:
             names: Which.
@@ -100,51 +106,70 @@ class Branches:
             What family.json holds then.
 
         Raises:
-            DivergedError: The loss of a branch is no longer finite; the sizes finished before are saved.
-            InputError: The run kept no training state of a size, or it is damaged.
+            InputError: There is no such size, or its training state is damaged.
         """
         known = {entry["name"]: entry for entry in self._family.sizes}
         if unknown := [name for name in names if name not in known]:
             raise InputError(f"{self._folder.path} has no size {unknown[0]!r}: it has {', '.join(known) or 'none'}")
-        left = [known[name] for name in names if self._trunk.has(name)]
-        shorter = self._affordable(left)
-        for entry in left:
-            steps = int(shorter * self._steps(entry))
+        planned = [known[name] for name in names if self.is_possible(name)]
+        factor = self._affordable(planned)
+        for entry in planned:
+            steps = int(factor * self._steps(entry))
             if steps and "quality" not in entry:
                 self._branch(entry, steps)
         return self._family.to_json()
 
+    def _take_up(self) -> None:
+        """Repair what a stop between two writes left: half a line of the journal, or a record that is not there."""
+        self._folder.mend_journal()
+        told = {(one["name"], one.get("quality")) for one in self._folder.records() if one.get("record") == "size"}
+        for entry in self._family.sizes:
+            if "quality" in entry and (entry["name"], entry["quality"]) not in told:
+                self._folder.append({"record": "size", **entry})
+
     def _steps(self, entry: Entry) -> int:
         """How many steps a branch takes where FLOPs are not limited."""
-        longer = math.sqrt(self._teacher["flops"] / entry["flops"])
-        return max(round(min(self._finish.length * longer, 1.0) * self._course_steps), 1)
+        share = self._finish.length * math.sqrt(self._teacher["flops"] / entry["flops"])
+        return max(round(min(share, 1.0) * self._course_steps), 1)
 
-    def _affordable(self, left: Sequence[Entry]) -> float:
+    def _affordable(self, planned: Sequence[Entry]) -> float:
         """By what factor branches have to be shorter, the same whether some of them are done already or not."""
-        if self._limit is None or not left:
+        if self._limit is None or not planned:
             return 1.0
         total, batch = self._family.total, self._loaders.train.batch_size
-        once = total["train_flops"] - total.get("branch_flops", 0)
-        once += sum(entry["flops"] * self._settling for entry in left)
-        once += self._teacher["flops"] * len(self._data.train) if self._finish.distil > 0 else 0
-        steps = sum(3 * entry["flops"] * batch * self._steps(entry) for entry in left)
-        return min(max((self._limit - once) / steps, 0.0), 1.0)
+        fixed = total["train_flops"] - total.get("branch_flops", 0)
+        fixed += sum(entry["flops"] * self._settling for entry in planned)
+        fixed += self._teacher["flops"] * len(self._data.train) if self._finish.distil > 0 else 0
+        training = sum(3 * entry["flops"] * batch * self._steps(entry) for entry in planned)
+        return min(max((self._limit - fixed) / training, 0.0), 1.0)
 
     def _branch(self, entry: Entry, steps: int) -> None:
         """Finish one size."""
-        started, joules = time.perf_counter(), meter(self._device, self._family.total.get("joules"))
+        began, energy = time.perf_counter(), meter(self._device, self._family.total.get("joules"))
         number = self._family.sizes.index(entry)
         torch.manual_seed(self._seed + number)
-        self._record({"record": "branch", "of": entry["name"], "params": entry["params"], "steps": steps})
+        self._on_record({"record": "branch", "of": entry["name"], "params": entry["params"], "steps": steps})
         net, optimizer = self._state_of(entry)
         loaders = Loaders(self._lessons, self._recipe, self._seed + 3 * (number + 1), self._device)
-        settled = self._trained(net, optimizer, loaders, self._loss_for(entry), steps)
-        settle_statistics_(settled, loaders.full)
+        settled = self._trained(net, optimizer, loaders, self._loss_for(entry), steps, energy)
         self._flops += 3 * entry["flops"] * steps * loaders.train.batch_size + entry["flops"] * self._settling
-        self._save(entry, settled, steps / len(loaders.train), time.perf_counter() - started, joules.read())
+        better = None
+        if settled is not None:
+            settle_statistics_(settled, loaders.full)
+            better = self._told(entry, settled)
+        self._count(time.perf_counter() - began, energy.read())
+        if better is not None:
+            spent = {key: self._family.total[key] for key in ("train_flops", "seconds", "joules")}
+            entry |= {**better, **spent, "epoch": entry["epoch"] + steps / len(loaders.train)}
+        self._family.finish(entry, tensors_of(settled) if settled is not None and better is not None else None)
+        record = {"record": "size", **entry}
+        self._folder.append(record)
+        self._on_record(record)
 
-    def _trained(self, net: nn.Module, optimizer: Optimizer, loaders: Loaders, loss: Loss, steps: int) -> nn.Module:
-        """Train with a falling rate; return the averaged weights."""
+    def _trained(
+        self, net: nn.Module, optimizer: Optimizer, loaders: Loaders, loss: Loss, steps: int, energy: Meter
+    ) -> nn.Module | None:
+        """Train with a falling rate; return the averaged weights, or None where the loss is no longer finite."""
         average, step, total = averaged(net), 0, torch.zeros((), device=self._device)
         while True:
             for x, y in loaders.train:
@@ -159,30 +184,27 @@ class Branches:
                 total += now.detach()
                 step += 1
                 self._on_step(step)
-                if (step == steps or step % FINITE_EVERY == 0) and not math.isfinite(float(total)):
-                    raise DivergedError(f"the loss of a branch was no longer finite at step {step:,}")
+                if step == steps or step % FINITE_EVERY == 0:
+                    energy.read()
+                    if not math.isfinite(float(total)):
+                        return None
                 if step == steps:
                     return average.module
 
-    def _save(self, entry: Entry, net: nn.Module, epochs: float, seconds: float, joules: Mapping[str, Any]) -> None:
-        """Put a finished size in the place of the trunk's where it is better, and count what it took."""
-        total = self._family.total
-        spent = {"train_flops": self._flops, "branch_flops": self._flops, "seconds": seconds, "branch_seconds": seconds}
+    def _told(self, entry: Entry, net: nn.Module) -> Entry | None:
+        """What family.json shall say of a finished network, None where it is no better than what was saved."""
+        validation = self._evaluate(net, self._data.validation)
+        if not self._is_better(validation, entry["validation"]):
+            return None
+        test = None if self._data.test is None else self._evaluate(net, self._data.test)
+        return {"validation": validation, "test": test}
+
+    def _count(self, seconds: float, joules: Mapping[str, Any]) -> None:
+        """Count what a branch took."""
+        total, flops = self._family.total, self._flops
+        spent = {"train_flops": flops, "branch_flops": flops, "seconds": seconds, "branch_seconds": seconds}
         total |= {key: total.get(key, 0) + value for key, value in spent.items()} | {"joules": joules}
         self._flops = 0
-        validation = self._evaluate(net, self._data.validation)
-        if self._is_better(validation, entry["validation"]):
-            entry |= {
-                "validation": validation,
-                "test": self._evaluate(net, self._data.test) if self._data.test is not None else None,
-                **{key: total[key] for key in ("train_flops", "seconds", "joules")},
-                "epoch": entry["epoch"] + epochs,
-            }
-            tensors = tensors_of(net)
-        else:
-            tensors = None
-        self._family.finish(entry, tensors)
-        self._record({"record": "size", **entry})
 
     def _state_of(self, entry: Entry) -> tuple[nn.Module, Optimizer]:
         """The network as the trunk left it, with its optimizer."""
@@ -192,7 +214,7 @@ class Branches:
                 deepen_(net, place, example=self._network.example())
         net = net.to(self._device)
         optimizer = self._recipe.optimizer(net)
-        self._trunk.restore_(entry["name"], net, optimizer, averaged(net))
+        self._trunk.restore_(entry["name"], net, optimizer)
         return net, optimizer
 
     def _loss_for(self, entry: Entry) -> Loss:
@@ -208,9 +230,10 @@ class Branches:
         train = self._data.train
         return replace(self._data, train=Split(train.x, torch.arange(len(train))))
 
-    @cached_property
+    @property
     def _teacher(self) -> Entry:
-        return max(self._family.sizes, key=lambda entry: int(entry["params"]))
+        """What the run ended with."""
+        return self._family.sizes[-1]
 
     def _is_student(self, entry: Entry) -> bool:
         """Whether a size is smaller than the teacher, and no better."""
@@ -228,7 +251,9 @@ class Branches:
         settings = [Setting(**values) for values in entry["settings"]]
         tensors = self._folder.read_tensors(entry["file"], entry["sha256"])
         net = restored(self._network, entry["blocks"], tensors, settings).to(self._device)
-        self._flops += entry["flops"] * len(self._data.train)
+        if "teacher" not in entry:  # else they are counted already, before a stop
+            self._flops += entry["flops"] * len(self._data.train)
+            entry["teacher"] = True
         return answers(net, self._data.train.x, CHUNK, self._device)
 
     @cached_property
@@ -239,10 +264,6 @@ class Branches:
 
     def _evaluate(self, net: nn.Module, split: Split) -> dict[str, float]:
         return evaluate(net, self._loaders.in_order(split), self._loss, self._data.task)
-
-    def _record(self, record: Mapping[str, Any]) -> None:
-        self._folder.append(record)
-        self._on_record(record)
 
 
 def _known(loss: float | None) -> float:

@@ -17,7 +17,7 @@ class Finish:
     Args:
         length: Steps of a branch of the largest size, as a share of those of the run; smaller sizes get more, see
             `outgrow.train.branch`.
-        distil: Weight of the answers of the largest size in the loss of the others; 0 to learn from targets alone.
+        distil: Weight of what the run's last network answers in the loss of smaller ones; 0 for targets alone.
 
     Raises:
         InputError: One is out of range.
@@ -27,8 +27,8 @@ class Finish:
     distil: float = 0.25
 
     def __post_init__(self) -> None:
-        if not 0 < self.length <= 10:
-            raise InputError(f"length: expected a share of the run's steps above 0, received {self.length}")
+        if not 0 < self.length <= 1:
+            raise InputError(f"length: expected a share of the run's steps, above 0 to 1, received {self.length}")
         if not 0 <= self.distil <= 1:
             raise InputError(f"distil: expected a weight from 0 to 1, received {self.distil}")
 
@@ -37,15 +37,18 @@ def spaced(sizes: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return the names of the sizes that get a branch where none are asked for: the smallest, and others well apart.
 
     Args:
-        sizes: Entries of family.json.
+        sizes: Entries of family.json, in the order in which they were saved.
+
+    Returns:
+        Names, smallest first; all of them smaller than what the run ended with, the last entry.
 
     Examples:
         >>> spaced([{"name": str(params), "params": params} for params in (100, 150, 200, 290, 450)])
-        ['100', '200', '450']
+        ['100', '200']
     """
     found: list[Mapping[str, Any]] = []
     for size in sorted(sizes, key=lambda size: int(size["params"])):
-        if not found or size["params"] >= APART * found[-1]["params"]:
+        if size["params"] < sizes[-1]["params"] and (not found or size["params"] >= APART * found[-1]["params"]):
             found.append(size)
     return [size["name"] for size in found]
 

@@ -185,8 +185,26 @@ class RunFolder:
         except OSError as error:
             raise InputError(f"can't write {self.path / 'journal.jsonl'}: {error.strerror or error}") from error
 
+    def records(self) -> list[dict[str, Any]]:
+        """Return the records of the journal up to the first that is damaged or half written; none without a journal."""
+        journal, records = self.path / "journal.jsonl", []
+        for line in journal.read_bytes().splitlines() if journal.is_file() else ():
+            try:
+                record = json.loads(line)
+            except ValueError:
+                break
+            records.append(record if isinstance(record, dict) else {})
+        return records
+
+    def mend_journal(self) -> None:
+        """Cut off a last line of the journal that was only half written, so that others can follow."""
+        journal = self.path / "journal.jsonl"
+        written = journal.read_bytes()
+        if not written.endswith(b"\n"):
+            os.truncate(journal, written.rfind(b"\n") + 1)
+
     def _write(self, name: str, data: bytes) -> None:
-        file = self.path / name
+        file = self.inside(name)
         aside = file.with_name(f".{file.name}.part")
         try:
             with open(aside, "wb") as handle:

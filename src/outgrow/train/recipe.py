@@ -1,9 +1,12 @@
 """How a network is trained while it grows: optimizer, batch size, learning rate over the run."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import nn
 from torch.optim import AdamW
+
+from outgrow.stored import Stored
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,20 @@ class Recipe:
         """
         batch = 32 if examples < 4_000 else 64 if examples < 20_000 else 128
         return cls(epochs or min(max(round(1_200_000 / examples), 20), 100), min(batch, examples))
+
+    @classmethod
+    def from_json(cls, stored: Stored) -> "Recipe":
+        """Read the recipe of a run, as config.json has it.
+
+        Args:
+            stored: Its fields.
+
+        Returns:
+            The recipe.
+        """
+        values: dict[str, Any] = {name: stored.whole(name, least=1) for name in ("epochs", "batch_size", "events")}
+        values |= {name: stored.number(name) for name in ("rate", "weight_decay", "warmup", "share", "constant")}
+        return cls(**values)
 
     def holding_until(self, share: float) -> "Recipe":
         """Return the recipe for a policy that lets the network grow until another share of the run, 0 to 1.

@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
+from outgrow.stored import Stored
 from outgrow.train.evaluate import METRICS
 from outgrow.train.folder import RunFolder
 
@@ -32,10 +33,26 @@ class FamilyWriter:
 
     @classmethod
     def of(cls, folder: RunFolder) -> "FamilyWriter":
-        """Return the writer of a family that is there, to finish its sizes."""
-        family = folder.read_json("family.json")
-        writer = cls(folder, family["task"])
-        writer.sizes, writer.total = family["sizes"], family["total"]
+        """Return the writer of a family that is there, to finish its sizes; removes files that no size has any more.
+
+        Args:
+            folder: The run folder.
+
+        Returns:
+            The writer.
+
+        Raises:
+            InputError: family.json is damaged or newer, or names a file outside of the folder.
+        """
+        values = folder.read_json("family.json")
+        family = Stored(values, str(folder.path / "family.json"))
+        family.demand_format(FORMAT)
+        writer = cls(folder, family.one_of("task", *METRICS))
+        named = {folder.inside(entry.text("file")) for entry in family.each("sizes")}
+        writer.sizes, writer.total = values["sizes"], dict(family.within("total").values)
+        for file in (folder.path / "sizes").glob("*.safetensors"):
+            if file not in named:
+                file.unlink()
         return writer
 
     def add(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -69,7 +86,7 @@ class FamilyWriter:
         entry["quality"] = "average" if tensors is None else "branch"
         self.write()
         if entry["file"] != before:
-            (self._folder.path / before).unlink(missing_ok=True)
+            self._folder.inside(before).unlink(missing_ok=True)
 
     def write(self) -> None:
         """Write family.json."""

@@ -118,7 +118,8 @@ class Trainer:
             self._budget.demand_room(self._grower.cost())
             self._account.demand_affordable(self._grower.flops, recipe.epochs)
         except InputError as error:
-            raise InputError(f"{error}: raise it, or {network.smaller}") from error
+            kept = f" ({reserved:.0%} of what was given is kept for branches)" if reserved and max_train_flops else ""
+            raise InputError(f"{error}{kept}: raise it, or {network.smaller}") from error
         table = Timetable(
             recipe.events, recipe.share, recipe.epochs, seed, device, parameters(self._model), tuple(sizes)
         )
@@ -271,7 +272,7 @@ class Trainer:
         account.check_early(verdict.flops)
         if self._at.saved_at != self._at.step:
             name = self._save_size()
-            self._trunk.keep(name, self._model, self._optimizer, self._average, grower.axes)
+            self._trunk.keep(name, self._model, self._optimizer, grower.axes)
         self._at.saved_at = self._at.step
         self._limit_growth(account.most_after_growth(grower.flops, self._at.step))
 

@@ -8,7 +8,6 @@ from collections.abc import Iterable
 
 from torch import nn
 from torch.optim import Optimizer
-from torch.optim.swa_utils import AveragedModel
 
 from outgrow.errors import InputError
 from outgrow.net.axis import Axis
@@ -28,12 +27,10 @@ class Trunk:
     def __init__(self, folder: RunFolder) -> None:
         self._folder = folder
 
-    def keep(
-        self, name: str, model: nn.Module, optimizer: Optimizer, average: AveragedModel, axes: Iterable[Axis]
-    ) -> None:
+    def keep(self, name: str, model: nn.Module, optimizer: Optimizer, axes: Iterable[Axis]) -> None:
         """Keep the training state of a size; the arguments are those of `captured`, and the name of the size."""
         (self._folder.path / FOLDER).mkdir(exist_ok=True)
-        tensors, facts = captured(model, optimizer, average, axes)
+        tensors, facts = captured(model, optimizer, None, axes)
         sha256 = self._folder.write_tensors(f"{FOLDER}/{name}.safetensors", tensors)
         self._folder.write_json(f"{FOLDER}/{name}.json", {"tensors": sha256, "facts": facts})
 
@@ -41,23 +38,21 @@ class Trunk:
         """Return whether the state of a size is there."""
         return (self._folder.path / FOLDER / f"{name}.json").exists()
 
-    def restore_(self, name: str, model: nn.Module, optimizer: Optimizer, average: AveragedModel) -> None:
+    def restore_(self, name: str, model: nn.Module, optimizer: Optimizer) -> None:
         """Put the training state of a size into a network of the same layers.
 
         Args:
             name: The size.
             model: As for `outgrow.train.state.restore_`.
             optimizer: As there.
-            average: As there.
 
         Raises:
             InputError: The state is not there, or damaged, or of another network.
         """
-        if not self.has(name):
-            raise InputError(f"{self._folder.path} has no {FOLDER}/{name}.json: no branch can start from that size")
         kept = self._folder.read_json(f"{FOLDER}/{name}.json")
         try:
             tensors = self._folder.read_tensors(f"{FOLDER}/{name}.safetensors", kept["tensors"])
-            restore_(model, optimizer, average, tensors, kept["facts"])
-        except KeyError as error:
-            raise InputError(f"{self._folder.path / FOLDER / name}.json is damaged: it lacks {error}") from error
+            restore_(model, optimizer, None, tensors, kept["facts"])
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+            said = f"{type(error).__name__}: {error}"
+            raise InputError(f"{self._folder.path / FOLDER / name}.json is damaged ({said})") from error
