@@ -326,7 +326,7 @@ def test_a_sample_without_two_examples_is_refused(value):
 
 
 @pytest.mark.parametrize("name", SEEDS)
-@pytest.mark.parametrize("progress", [None, 0.2])
+@pytest.mark.parametrize("progress", [None, 0.07])
 def test_what_is_proposed_is_what_is_added(name, progress):
     grower = grower_of(name, policy=Proportional(price=-1.0), sample=128)
     for step in range(2):
