@@ -42,6 +42,7 @@ CHOICES = {
 CHOICE_TASKS = ("fashion-mlp", "mnist", "digits")
 
 FIGURE = "![Test accuracy against training FLOPs, a panel a task](figures/policies.svg)"
+FORMER = 0.3  # share of the run in which networks grew in lines that don't tell it
 CLOSE, SHARE, SURE = 0.2, 0.6, 0.05  # points, share of FLOPs, p below which a difference counts
 FEWEST_RANKED = 6  # pairs: with fewer, Wilcoxon's p can't be below 0.05
 
@@ -202,8 +203,8 @@ def heading(rows: Mapping[str, Runs]) -> str:
     setup, limit = run["setup"], train_limit(rows)
     spent = f" and {limit / 1e12:.3g} training TFLOP" if limit else ""
     return (
-        f"**{run['task']}**: {trained(setup)}, "
-        f"{setup['epochs']} epochs, batches of {setup['batch_size']}, at most {setup['max_params']:,} parameters{spent}"
+        f"**{run['task']}**: {trained(setup)}, {setup['epochs']} epochs, batches of {setup['batch_size']}, "
+        f"at most {setup['max_params']:,} parameters{spent}; growth until {setup.get('share', FORMER):.0%}"
     )
 
 
