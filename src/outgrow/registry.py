@@ -88,7 +88,7 @@ def options_of(policy: Policy) -> dict[str, Any]:
 
     Examples:
         >>> options_of(Schedule(events=4))
-        {'events': 4, 'share': 0.3, 'factor': 1.5, 'most': 3.0, 'init': 'random'}
+        {'events': 4, 'share': 0.15, 'factor': 1.5, 'most': 3.0, 'init': 'random'}
     """
     return {name: _plain(option.default) for name, option in options_in(policy).items()}
 
