@@ -4,10 +4,6 @@ import json
 import os
 import random
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,22 +12,15 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from outgrow.cli import main
 from outgrow.data import Batches, Split
-from outgrow.errors import InputError
 from outgrow.grow.budget import Budget
 from outgrow.grow.event import Event
-from outgrow.net.axes import axes
-from outgrow.net.widen import widen_
 from outgrow.registry import policy_of
 from outgrow.train import checkpoints
-from outgrow.train.average import averaged
 from outgrow.train.checkpoints import Checkpoints
 from outgrow.train.folder import RunFolder
 from outgrow.train.grower import Grower
-from outgrow.train.lock import locked
 from outgrow.train.recipe import Recipe
-from outgrow.train.state import captured, restore_
 from outgrow.train.trainer import Trainer
 from test_train_run import CASES, dataset, untimed
 
@@ -268,230 +257,6 @@ def test_states_are_saved_within_a_share_of_the_time(tmp_path, monkeypatch):
 
 
 # the command
-
-WORDS = ["grow", "digits", "--model", "mlp", "--epochs", "4", "--policy-options", "share=0.6", "--out", "run"]
-
-
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """A finished run of the command."""
-    path = tmp_path_factory.mktemp("finished")
-    assert main([*WORDS[:-1], str(path / "run")]) == 0
-    return path / "run"
-
-
-def said(capsys, *words: str) -> tuple[int, str, str]:
-    """The exit code of the command with further words, and what it printed."""
-    capsys.readouterr()
-    code = main([*WORDS, *words])
-    return code, *capsys.readouterr()
-
-
-def test_a_killed_command_is_resumed(here, finished, capsys):
-    for growths in (1, 2):
-        words = [*WORDS, *["--resume"] * (growths > 1)]
-        process = subprocess.Popen([sys.executable, "-m", "outgrow.cli", *words], stdout=subprocess.DEVNULL)
-        journal = here / "run" / "journal.jsonl"
-        while process.poll() is None and (not journal.exists() or journal.read_text().count('"kind"') < growths):
-            time.sleep(0.02)
-        process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL
-    code, out, err = said(capsys, "--resume")
-    assert code == 0
-    assert "resumed at epoch" in out
-    assert "damaged" not in err
-    assert left(here / "run") == left(finished)
-
-
-def test_a_finished_run_says_so_and_shows_its_sizes(here, finished, capsys):
-    shutil.copytree(finished, "run")
-    before = {file: file.read_bytes() for file in sorted(Path("run").rglob("*.json*"))}
-    code, out, err = said(capsys, "--resume")
-    assert code == 0
-    assert "outgrow: the run in run is finished\n" in err
-    assert "parameters" in out
-    assert before == {file: file.read_bytes() for file in sorted(Path("run").rglob("*.json*"))}
-
-
-@pytest.mark.parametrize("leftover", ["nothing", "an empty folder", "an empty journal", "a start"])
-def test_a_run_that_has_not_begun_is_started(here, finished, capsys, leftover):
-    if leftover != "nothing":
-        (here / "run").mkdir()
-    if leftover.endswith(("journal", "start")):
-        shutil.copy(finished / "config.json", "run")
-        start = (finished / "journal.jsonl").read_text().splitlines(keepends=True)[0]
-        (here / "run" / "journal.jsonl").write_text(start if leftover == "a start" else "")
-    code, _, err = said(capsys, "--resume")
-    assert code == 0
-    assert "outgrow: run holds no run to go on with: this one starts\n" in err
-    assert left(here / "run") == left(finished)
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["--overwrite"], "--resume and --overwrite: expected one of them"),
-        (["--rate", "0.1"], "--resume: --rate was not given and is 0.1 now: go on with what"),
-        (["--epochs", "9", "--seed", "4"], "--epochs was 4 and is 9 now; --seed was 0 and is 4 now: go on"),
-    ],
-)
-def test_other_options_are_named(here, finished, capsys, words, message):
-    shutil.copytree(finished, "run")
-    code, out, err = said(capsys, "--resume", *words)
-    assert (code, out) == (2, "")
-    assert message in err
-    assert err.count("outgrow:") == 1
-
-
-def test_other_data_are_named(here, capsys):
-    rows = [f"{i},{i % 7},{'no' if i % 3 else 'yes'}" for i in range(60)]
-    words = ["grow", "table.csv", "--target", "y", "--epochs", "1", "--out", "run"]
-    Path("table.csv").write_text("\n".join(["a,b,y", *rows]))
-    assert main(words) == 0
-    Path("table.csv").write_text("\n".join(["a,b,y", *rows[:-1], "59,5,no"]))
-    capsys.readouterr()
-    assert main([*words, "--resume"]) == 2
-    assert "the data of table have changed" in capsys.readouterr().err
-
-
-def rewritten(journal: Path, reason: str) -> None:
-    """Give a journal's end another reason, and cut off what came after it."""
-    records = [json.loads(line) for line in journal.read_text().splitlines()]
-    end = next(i for i, record in enumerate(records) if record.get("record") == "end")
-    told = [*records[:end], records[end] | {"reason": reason}]
-    journal.write_text("".join(json.dumps(record) + "\n" for record in told))
-
-
-def test_a_run_that_diverged_or_lost_its_states_can_not_go_on(here, finished, capsys):
-    shutil.copytree(finished, "run")
-    rewritten(here / "run" / "journal.jsonl", "the loss was no longer finite at step 7: lower the learning rate")
-    code, _, err = said(capsys, "--resume")
-    assert code == 2
-    assert "can't go on, since the loss was no longer finite at step 7: lower the learning rate" in err
-    rewritten(here / "run" / "journal.jsonl", "interrupted")
-    code, _, err = said(capsys, "--resume")
-    assert code == 2
-    assert f"no state of the run is whole ({Path('run/resume')} holds none)" in err
-    (here / "run" / "config.json").write_text("{")
-    code, _, err = said(capsys, "--resume")
-    assert code == 2
-    assert "config.json is damaged" in err
-
-
-def test_ctrl_c_tells_of_resuming_and_the_run_goes_on(here, finished, capsys, monkeypatch):
-    original = Trainer._epoch_record
-
-    def interrupted(self, epoch, mean):
-        if epoch == 2:
-            raise KeyboardInterrupt
-        return original(self, epoch, mean)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_epoch_record", interrupted)
-        code, _, err = said(capsys)
-    assert code == 130
-    assert "the same command with --resume goes on" in err
-    file = next(file for file in (here / "run" / "resume").glob("*.json"))
-    (here / "run" / "family.json").write_text("{")
-    code, _, err = said(capsys, "--resume")
-    assert code == 0
-    assert "family.json is damaged" in err
-    assert "it is written anew" in err
-    assert not file.exists()
-    assert left(here / "run") == left(finished)
-
-
-def test_one_process_at_a_time_writes_to_a_folder(here, capsys):
-    with locked(here / "run"):
-        code, _, err = said(capsys, "--resume")
-    assert code == 2
-    assert "another outgrow is writing to run" in err
-    assert not list((here / "run").iterdir())
-    with locked(here / "run"):
-        pass
-
-
-# the parts
-
-
-class Normed(nn.Module):
-    """A network with heads and an RMS norm, whose eps goes with its width."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.inner = nn.Linear(5, 8)
-        self.norm = nn.RMSNorm(8, eps=1e-5)
-        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
-        self.outer = nn.Linear(8, 3)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.norm(self.inner(x))
-        return self.outer(x + self.attention(x, x, x, need_weights=False)[0]).mean(1)
-
-
-NETWORKS = {
-    "convolutions in channels last": (
-        lambda: nn.Sequential(
-            nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)
-        ).to(memory_format=torch.channels_last),
-        (3, 6, 6),
-    ),
-    "heads and an RMS norm": (Normed, (7, 5)),
-}
-
-
-def steps(model, optimizer, average, shape, seed) -> list[torch.Tensor]:
-    """Train for some steps; return weights and averages after each."""
-    generator = torch.Generator().manual_seed(seed)
-    seen = []
-    for _ in range(3):
-        optimizer.zero_grad()
-        model.train()
-        F.cross_entropy(model(torch.randn(16, *shape, generator=generator)), torch.arange(16) % 3).backward()
-        optimizer.step()
-        average.update_parameters(model)
-        seen += [p.detach().clone() for p in (*model.parameters(), *average.parameters(), *model.buffers())]
-    return seen
-
-
-@pytest.mark.parametrize("name", NETWORKS)
-def test_a_training_state_goes_to_another_network_of_the_same_layers(name, tmp_path):
-    make, shape = NETWORKS[name]
-    recipe, example = Recipe(1, 16), torch.zeros(1, *shape)
-    torch.manual_seed(0)
-    model = make()
-    optimizer, average = recipe.optimizer(model), averaged(model)
-    steps(model, optimizer, average, shape, 0)
-    for axis in [axis.name for axis in axes(model, example) if axis.growable]:
-        widen_(model, axis, 2, example=example, optimizer=optimizer, averages=[average])
-    steps(model, optimizer, average, shape, 1)
-    folder = RunFolder(tmp_path)
-    tensors, facts = captured(model, optimizer, average, axes(model, example))
-    folder.write_tensors("state.safetensors", tensors)
-    folder.write_json("state.json", facts)
-    other = make()
-    anew, mean = recipe.optimizer(other), averaged(other)
-    restore_(other, anew, mean, folder.read_tensors("state.safetensors"), folder.read_json("state.json"))
-    assert [p.stride() for p in other.parameters()] == [p.stride() for p in model.parameters()]
-    pairs = zip(steps(model, optimizer, average, shape, 2), steps(other, anew, mean, shape, 2), strict=True)
-    assert all(torch.equal(one, same) for one, same in pairs)
-
-
-def test_a_state_of_other_layers_is_refused():
-    states = []
-    for depth in (1, 2):
-        model = nn.Sequential(*(nn.Linear(3, 3) for _ in range(depth)))
-        states.append((model, Recipe(1, 1).optimizer(model), averaged(model)))
-    with pytest.raises(InputError, match=r"1\.bias, 1\.weight are in one of them only"):
-        restore_(*states[0], *captured(*states[1]))
-    with pytest.raises(InputError, match="trains other parameters, too"):
-        captured(states[0][0], states[1][1], states[0][2])
 
 
 @pytest.mark.parametrize("used", [0, 1, 4, 7])
