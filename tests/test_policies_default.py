@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -54,8 +54,21 @@ GROWN = Growth("widen", "a", 4, 4, 8, 0.001, 0.0, 0.001, 0.0, 100)
 def test_without_a_loss_only_what_the_steps_are_worth_now_pays(alone, error, price):
     tried = [candidate(f"axis{i}", alone=gain, alone_se=error) for i, gain in enumerate(alone)]
     decision = Proportional(price=price).decide(situation(), tried, present())
-    pays = sum(alone) - len(alone) * error > price * 100 * len(alone)
+    worth = sum(alone) - len(alone) ** 0.75 * error  # between errors that are all one and independent ones
+    assume(abs(worth - price * 100 * len(alone)) > 1e-9)
+    pays = worth > price * 100 * len(alone)
     assert decision.units == ({c.where: c.units for c in tried} if pays else {})
+
+
+@given(error=st.floats(1e-4, 0.1), ratio=st.floats(0.2, 3), looks=st.integers(0, 8))
+def test_looks_at_the_same_size_tell_together_what_its_growth_is_worth(error, ratio, looks):
+    tried = [candidate("a", alone=ratio * error, alone_se=error)]
+    history = [event(n + 1, params=situation().cost.params, candidates=tried) for n in range(looks)]
+    history.insert(0, event(params=1, candidates=[candidate("a", alone=-1.0, alone_se=9.0)]))  # another size
+    pays = ratio - (looks + 1) ** -0.5
+    assume(abs(pays) > 1e-3)
+    decision = Proportional(price=0.0).decide(situation(history=history), tried, present())
+    assert bool(decision.units) == (pays > 0)
 
 
 def scaled(things, s):

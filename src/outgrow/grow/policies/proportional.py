@@ -31,10 +31,12 @@ class Proportional:
     limits grows geometrically from the seed's to the limit. Otherwise each check may grow the parameters by `factor`.
 
     An event pays if what is on trial is expected to save `price` nats for each parameter that it adds, by one of two
-    accounts. The first is what it is worth now: the candidates' steps alone, less a standard error each, which by luck
-    alone is above zero twice in a hundred for one axis, and less often for several. The second is what it will be worth
-    when its own incoming weights have learned, which is several times more, and does not show in a step: with the loss
-    L at each size N that the run has had, the mean of all looks at that size,
+    accounts. The first is what it is worth now: the candidates' steps alone for each of their parameters, by all looks
+    at this size together, less a standard error. That of the sum over axes is the geometric mean of what it is if they
+    are independent and if they are one; by luck alone, what is left is above zero at two of a hundred looks at one
+    axis, and at nine of a hundred at five. The second is what it will be worth when its own incoming weights have
+    learned, which is several times more, and does not show in a step: with the loss L at each size N that the run has
+    had, the mean of all looks at that size,
 
         L ~ N^-a,    saved = L (1 - growth^-a),
 
@@ -150,7 +152,7 @@ class Proportional:
         if block := self._best_block(now, candidates, least):
             return Decision({}, f"a block gains {_rate([block]):.1e} nats a parameter", (block.where,), again=True)
         added = sum(c.params for c in wide)
-        now_worth = sum(c.alone - c.alone_se for c in wide)
+        now_worth = added * _worth_now(now, wide)
         worth = max(now_worth, self._later(now, present, added))
         price = least * added
         if not worth > price and self.price >= 0 and not self.stops:
@@ -241,6 +243,15 @@ def _scale(now: Situation, loss: float = math.nan) -> float:
 def _judged_units(event: Event, sizes: Mapping[str, int]) -> list[Candidate]:
     """The units that an event judged, on axes that are there."""
     return [c for c in event.candidates if c.kind == "widen" and c.where in sizes and not math.isnan(c.gain)]
+
+
+def _worth_now(now: Situation, wide: Sequence[Candidate]) -> float:
+    """What the steps of candidates are worth alone, for each of their parameters, less a standard error [nats]."""
+    earlier = (_judged_units(event, now.sizes) for event in now.history if event.params_before == now.cost.params)
+    looks = [look for look in (*earlier, wide) if look]
+    params = sum(c.params for look in looks for c in look)
+    errors = [math.sqrt(sum(c.alone_se for c in look) * math.hypot(*(c.alone_se for c in look))) for look in looks]
+    return (sum(c.alone for look in looks for c in look) - math.hypot(*errors)) / max(params, 1)
 
 
 def _rate(candidates: Sequence[Candidate]) -> float:
