@@ -31,7 +31,7 @@ class Match:
     """A family beside a sweep, over the seeds that both have.
 
     Args:
-        epochs: Length of the family's run.
+        epochs: Length of the family's runs.
         leads: By how many points each size is better than in the sweep, mean over seeds.
         flops: What the family took, for each seed [% of the sweep's].
         seconds: The same of the time.
@@ -59,7 +59,7 @@ class Match:
 
 
 def latest(lines: Sequence[Mapping]) -> Mapping[str, Lengths]:
-    """The newest line of every task, length and seed, without those whose task was another then."""
+    """The newest line of every task, length of the sweep and seed, without those whose task was another then."""
     setups = {line["task"]: line["setup"] for line in lines}
     found: dict[str, dict[int, dict[int, Mapping]]] = {}
     for line in sorted(lines, key=lambda line: ([*TASKS].index(line["task"]), line["epochs"])):
@@ -104,8 +104,14 @@ def task_table(lengths: Lengths) -> str:
             reached = [spread(values, 2) for values in columns]
             flops = f"{statistics.mean(tflops(runs, kind)):.3g}"
             seconds = spread([spent(run, kind)["seconds"] for run in runs.values()], 0)
-            table.append(row([name, str(epochs), str(len(runs)), *reached, flops, seconds]))
+            own = epochs if kind == "alone" else family_epochs(runs)
+            table.append(row([name, str(own), str(len(runs)), *reached, flops, seconds]))
     return "\n".join(table)
+
+
+def family_epochs(runs: Runs) -> int:
+    """Length of the runs that left the sizes; the sweep beside them has more epochs."""
+    return next(iter(runs.values()))["family_epochs"]
 
 
 def sizes_of(lengths: Lengths) -> list[float]:
@@ -178,7 +184,7 @@ def shared(left: Runs, right: Runs) -> list[int]:
 
 def cheapest(lengths: Lengths, kind: str, sweep: int) -> Match:
     """The cheapest family that is as good as a sweep; the one whose worst size is best where none is."""
-    found = [match(epochs, lengths[epochs], kind, lengths[sweep]) for epochs in lengths]
+    found = [match(runs, kind, lengths[sweep]) for runs in lengths.values()]
     known = [one for one in found if one.leads]
     close = [one for one in known if one.is_close]
     if close:
@@ -186,11 +192,11 @@ def cheapest(lengths: Lengths, kind: str, sweep: int) -> Match:
     return max(known, key=lambda one: one.worst)
 
 
-def match(epochs: int, runs: Runs, kind: str, sweep: Runs) -> Match:
+def match(runs: Runs, kind: str, sweep: Runs) -> Match:
     """Put a family beside a sweep."""
     both = shared(runs, sweep)
     flops, seconds = (
         [100 * spent(runs[seed], kind)[key] / spent(sweep[seed], "alone")[key] for seed in both]
         for key in ("train_flops", "seconds")
     )
-    return Match(epochs, leads(runs, kind, sweep), flops, seconds)
+    return Match(family_epochs(runs), leads(runs, kind, sweep), flops, seconds)

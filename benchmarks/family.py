@@ -3,22 +3,23 @@
     python benchmarks/family.py --data DIR --seeds 0 1 2 3 4 --workers 2
     python benchmarks/family.py --data DIR --tasks cifar10 --seeds 0 1 2 --lengths 10 20
 
-A run of some length leaves five sizes that span ten times in parameters. Each is looked at as the trunk left it (raw),
-as the average of its weights, and as a branch off the trunk, taught by the largest size or not; and its architecture is
-trained by itself with the same recipe for the same number of epochs. Every family and its sweep add a line to
-results/family.jsonl; those that are there already are not repeated, and one that fails does not stop the others.
-`tables.py` writes the tables.
+A run leaves five sizes that span ten times in parameters, each finished by a branch, taught by the largest size or not.
+The architecture of each is trained by itself with the same recipe, for the epochs of the sweep, of which the run has
+`SHORTER`. Another run of that length, which grows more slowly, is looked at as it leaves its sizes: raw, and as
+averages (`--family-quality average`). Every family and its sweep add a line to results/family.jsonl; those that are
+there already are not repeated, and one that fails does not stop the others. `tables.py` writes the tables.
 """
 
 import argparse
+import copy
 import json
 import os
 import shutil
 import tempfile
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
@@ -35,12 +36,12 @@ from outgrow.train.architecture import Grown
 from outgrow.train.average import settle_statistics_
 from outgrow.train.branch import Branches
 from outgrow.train.evaluate import evaluate, loss_of
-from outgrow.train.finish import Finish
+from outgrow.train.finish import Finishing
 from outgrow.train.folder import RunFolder
 from outgrow.train.loaders import Loaders
 from outgrow.train.recipe import Recipe
+from outgrow.train.stages import SHARE
 from outgrow.train.trainer import Trainer
-from outgrow.train.trunk import Trunk
 from outgrow.train.uniform import size
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -52,7 +53,8 @@ TASKS: Mapping[str, Task] = {
     "fashion-resnet": Task(FASHION, "resnet", 1, 32, examples=4_000),
     "cifar10": Task(CIFAR, "resnet", 1, 32, examples=4_000),
 }
-KINDS = {"branch": Finish(distil=0.0), "taught": Finish()}
+KINDS = {"branch": Finishing(distil=0.0), "taught": Finishing()}
+SHORTER = 0.7  # of the epochs of a sweep, for the family beside it
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class Job:
 
     Args:
         name: Of the task.
-        epochs: Length of the run, and of each training of the sweep.
+        epochs: Length of each training of the sweep.
         seed: Of everything random but the choice of examples.
     """
 
@@ -71,7 +73,8 @@ class Job:
 
     def key(self) -> dict:
         """Return what makes two jobs the same, as JSON."""
-        return {"task": self.name, "epochs": self.epochs, "seed": self.seed, "setup": TASKS[self.name].setup()}
+        own = {"epochs": self.epochs, "family_epochs": round(SHORTER * self.epochs)}
+        return {"task": self.name, **own, "seed": self.seed, "setup": TASKS[self.name].setup()}
 
 
 def main() -> None:
@@ -113,15 +116,17 @@ def run(job: Job, folder: str) -> dict:
     task = TASKS[job.name]
     data = task.load(folder)
     network, recipe = task.network(data), Recipe(job.epochs, task.batch_size)
+    shorter = replace(recipe, epochs=job.key()["family_epochs"])
     with tempfile.TemporaryDirectory() as path:
-        out = RunFolder(Path(path) / "trunk")
-        out.claim(overwrite=False)
-        targets = [round(size(network) * SPAN ** (step / (SIZES - 1))) for step in range(1, SIZES)]
-        trunk = Trainer(data, network, recipe, out, sizes=targets, seed=job.seed).run()
-        found = {kind: finished(out, kind, data, network, recipe, job.seed) for kind in KINDS}
-        raw = [as_left(out, entry, data, network, recipe) for entry in trunk["sizes"]]
-        alone = [by_itself(out, entry, data, network, recipe, job.seed) for entry in trunk["sizes"]]
-    families = {"average": trunk, **found}
+        raw: list[dict] = []
+        slow, out = Path(path) / "slow", Path(path) / "grown"
+        left = grown(slow, data, network, replace(shorter, share=SHARE), job.seed, raw.append)
+        grown(out, data, network, shorter, job.seed)
+        found = {kind: finished(out, kind, data, network, shorter, job.seed) for kind in KINDS}
+        last = found["taught"]["sizes"]
+        run = RunFolder(out.with_name("taught"))
+        alone = [by_itself(run, entry, data, network, recipe, job.seed) for entry in last]
+    families = {"average": left, **found}
     return {
         **job.key(),
         "sizes": [
@@ -131,7 +136,7 @@ def run(job: Job, folder: str) -> dict:
                 **{kind: family["sizes"][at]["test"] for kind, family in families.items()},
                 "alone": alone[at]["test"],
             }
-            for at, entry in enumerate(trunk["sizes"])
+            for at, entry in enumerate(last)
         ],
         **{kind: spent(family["total"]) for kind, family in families.items()},
         "alone": {key: sum(one[key] for one in alone) for key in ("train_flops", "seconds")},
@@ -146,24 +151,41 @@ def spent(total: Mapping) -> dict:
     return {key: total[key] for key in ("train_flops", "seconds")}
 
 
-def finished(trunk: RunFolder, kind: str, data: Dataset, network: SeedNetwork, recipe: Recipe, seed: int) -> dict:
-    """A copy of the run, with a branch for every size."""
-    out = RunFolder(trunk.path.with_name(kind))
-    shutil.copytree(trunk.path, out.path)
-    branches = Branches(data, network, recipe, out, KINDS[kind], seed=seed)
-    return branches.run([entry["name"] for entry in branches.sizes])
+def grown(
+    path: Path,
+    data: Dataset,
+    network: SeedNetwork,
+    recipe: Recipe,
+    seed: int,
+    keep: Callable[[dict], None] = lambda told: None,
+) -> dict:
+    """Let a run grow to five sizes; `keep` gets how good its weights are as they leave each of them."""
+    out = RunFolder(path)
+    out.claim(overwrite=False)
+    targets = [round(size(network) * SPAN ** (step / (SIZES - 1))) for step in range(1, SIZES)]
+
+    def look(record: Mapping) -> None:
+        if record.get("record") == "size":
+            keep(as_left(trainer, data, recipe))
+
+    trainer = Trainer(data, network, recipe, out, sizes=targets, seed=seed, on_record=look)
+    return trainer.run()
 
 
-def as_left(run: RunFolder, entry: Mapping, data: Dataset, network: SeedNetwork, recipe: Recipe) -> dict:
-    """How good the trunk's own weights were when it left a size; of the last, where their rate is zero, the average."""
-    if not Trunk(run).has(entry["name"]):
-        return entry["test"]
-    net = network.build()
-    Trunk(run).restore_(entry["name"], net, recipe.optimizer(net))
-    loaders = Loaders(data, recipe, 0, "cpu")
+def as_left(trainer: Trainer, data: Dataset, recipe: Recipe) -> dict:
+    """How good a network is as it is, with its own statistics of BatchNorm."""
+    net, loaders = copy.deepcopy(trainer.model), Loaders(data, recipe, 0, "cpu")
     settle_statistics_(net, loaders.full)
     assert data.test is not None
     return evaluate(net, loaders.in_order(data.test), loss_of(data), data.task)
+
+
+def finished(grown: Path, kind: str, data: Dataset, network: SeedNetwork, recipe: Recipe, seed: int) -> dict:
+    """A copy of a run, with a branch for every size."""
+    out = RunFolder(grown.with_name(kind))
+    shutil.copytree(grown, out.path)
+    branches = Branches(data, network, recipe, out, KINDS[kind], seed=seed)
+    return branches.run([entry["name"] for entry in branches.sizes])
 
 
 def by_itself(run: RunFolder, entry: Mapping, data: Dataset, network: SeedNetwork, recipe: Recipe, seed: int) -> dict:

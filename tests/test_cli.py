@@ -35,7 +35,7 @@ def test_growing_digits_leaves_a_whole_run(here, capsys):
     for size in family["sizes"]:
         assert f"{size['params']:,}" in printed
         assert (run / size["file"]).exists()
-    files = {"config.json", "journal.jsonl", "family.json", "sizes", "trunk", "report.html"}
+    files = {"config.json", "journal.jsonl", "family.json", "sizes", "report.html"}
     assert {p.name for p in run.iterdir()} == files
     assert sum(p.numel() for p in outgrow.load("runs/digits").parameters()) in [s["params"] for s in family["sizes"]]
     assert main(["report", "runs/digits"]) == 0

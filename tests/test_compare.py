@@ -125,7 +125,8 @@ def test_nothing_is_trained_twice(here, trained, capsys):
 
 def test_a_run_whose_sizes_got_branches_behind_its_end_is_used_as_it_is(here, trained):
     with open("run/journal.jsonl", "a") as journal:
-        journal.write('{"record": "branch", "of": "1-62", "params": 62, "steps": 3}\n')
+        journal.write('{"record": "branch", "of": "1-62", "params": 62, "steps": 3, "start": "1-62", ')
+        journal.write('"number": 1, "count": 1}\n')
     assert main(WORDS) == 0
     assert trained == []
 

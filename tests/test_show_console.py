@@ -116,17 +116,22 @@ def test_the_board_follows_an_axis_down():
     assert "4,711 of 60,000 parameters" in text
 
 
+BRANCH = {"record": "branch", "of": "2-1380", "params": 1380, "steps": 400, "start": "4-9000", "number": 1, "count": 3}
+
+
 def test_a_branch_has_a_progress_of_its_own():
     records = list(story())
-    end, branch = records.pop(), {"record": "branch", "of": "2-1380", "params": 1380, "steps": 40}
+    end, branch = records.pop(), BRANCH | {"steps": 40}
     size = of_kind(records, "size")[1] | {"quality": "branch"}
     after = [*records, end, branch, size, branch, size]
     told = [line for line in shown(after, terminal=False, closes=False).splitlines() if "finishing" in line]
     assert len(told) == 2
     for line in told:
-        assert re.fullmatch(r"finishing 2-1380 by itself: 1,380 parameters, 40 steps, (about|a few) .*s left", line)
+        assert re.fullmatch(
+            r"finishing 2-1380 \(1 of 3\), cut out of 4-9000: 1,380 parameters, 40 steps, (about|a few) .*s left", line
+        )
     board = without_codes(shown([*records, end, branch], terminal=True, closes=False))
-    assert re.search(r"│ finishing 2-1380 .* 0 %", board)
+    assert re.search(r"│ finishing 2-1380 \(1/3\) .* 0 %", board)
     assert "finishing" not in without_codes(shown(after, terminal=True, closes=False)).split("╭")[-1]
 
 
@@ -134,7 +139,7 @@ def test_what_a_run_told_before_tells_how_long_the_rest_takes():
     records, file = list(story()), io.StringIO()
     console = Console("runs/digits", file=file, force_terminal=False)
     console.recall(records[:8])
-    console({"record": "branch", "of": "2-1380", "params": 1380, "steps": 400})
+    console(BRANCH)
     assert re.search(r"400 steps, about \d+ s left", file.getvalue())
 
 

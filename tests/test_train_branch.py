@@ -1,4 +1,4 @@
-"""Branches: sizes are finished off the trunk, never for the worse, as often as one likes, within what they may take."""
+"""Branches: sizes are finished on the way back, never for the worse, as often as one likes, within a budget."""
 
 import json
 import shutil
@@ -14,11 +14,12 @@ import outgrow
 from outgrow.errors import InputError
 from outgrow.grow.budget import Budget
 from outgrow.grow.policies.schedule import Schedule
+from outgrow.grow.reduction import EXAMPLES, Reduction
 from outgrow.net.cost import flops
-from outgrow.train.branch import Branches
+from outgrow.train.branch import CUT, Branches, base_of
 from outgrow.train.distilled import Distilled
 from outgrow.train.evaluate import evaluate, loss_of, worth
-from outgrow.train.finish import APART, Finish, spaced, wanted
+from outgrow.train.finish import APART, Finishing, spaced, wanted
 from outgrow.train.folder import RunFolder
 from outgrow.train.loaders import Loaders
 from outgrow.train.recipe import Recipe
@@ -46,7 +47,7 @@ def branches(trunk, tmp_path, name="run", limit=None, **finish):
     out = tmp_path / name
     if not out.exists():
         shutil.copytree(path, out)
-    return Branches(data, network, RECIPE, RunFolder(out), Finish(**finish), limit=limit), out
+    return Branches(data, network, RECIPE, RunFolder(out), Finishing(**finish), limit=limit), out
 
 
 def journal(out):
@@ -93,13 +94,23 @@ def test_all_that_branches_take_is_counted(trunk, tmp_path):
     steps = round(min(0.5 * longer, 1) * RECIPE.epochs * len(batches.train))
     settled = min(len(batches.full), 32) * batches.full.batch_size
     assert first["flops"] == flops(network.build(), network.example())
-    took = first["flops"] * (3 * steps * batches.train.batch_size + settled)
+    training = 3 * first["flops"] * steps * batches.train.batch_size
+    took = training + first["flops"] * settled + cutting(out, network, training)
     assert after["branch_flops"] == after["train_flops"] - before["train_flops"] == took
     assert after["seconds"] == pytest.approx(before["seconds"] + after["branch_seconds"])
     taught, out = branches(trunk, tmp_path, "taught", length=0.5, distil=0.5)
     if worth(data.task, taught.sizes[-1]["validation"]) > worth(data.task, taught.sizes[0]["validation"]):
         answers = taught.sizes[-1]["flops"] * len(data.train)
         assert taught.run([first["name"]])["total"]["branch_flops"] == took + answers
+
+
+def cutting(out, network, training):
+    """What it takes to cut the smallest size out of the largest."""
+    first, last = (read(out)["sizes"][at] for at in (0, -1))
+    net = outgrow.Family(out)[last["name"]].load()
+    effort = Reduction(net, first["axes"], network.example()).effort(CUT * training)
+    assert effort.flops <= CUT * training or effort.examples == EXAMPLES[0]
+    return effort.flops
 
 
 class StoppedError(Exception):
@@ -166,16 +177,42 @@ def test_branches_keep_within_what_the_run_may_take(trunk, tmp_path):
 
 def test_what_is_damaged_or_not_there_is_named(trunk, tmp_path):
     run, out = branches(trunk, tmp_path)
-    first = run.sizes[0]["name"]
     with pytest.raises(InputError, match="has no size '9-9'"):
         run.run(["9-9"])
-    file = out / "trunk" / f"{first}.safetensors"
-    file.write_bytes(file.read_bytes()[:-8])
-    with pytest.raises(InputError, match=f"{first}.safetensors is not what was saved"):
-        run.run([first])
-    (out / "trunk" / f"{first}.json").write_text("{}")
-    with pytest.raises(InputError, match=f"{first}.json is damaged .KeyError: 'tensors'"):
-        run.run([first])
+    last = run.sizes[-1]["file"]
+    (out / last).write_bytes((out / last).read_bytes()[:-8])
+    with pytest.raises(InputError, match=f"{last} is not what was saved"):
+        run.run([run.sizes[0]["name"]])
+
+
+def test_each_size_is_cut_out_of_the_next_larger_one_that_is_finished(trunk, tmp_path):
+    run, _ = branches(trunk, tmp_path)
+    begun = {}
+    run._on_record = lambda record: begun.update({record["of"]: record} if record["record"] == "branch" else {})
+    names = [entry["name"] for entry in run.sizes]
+    finished = {entry["name"]: entry for entry in run.run(names)["sizes"]}
+    assert [one["number"] for one in begun.values()] == list(range(1, len(names)))
+    for at, (name, one) in enumerate(reversed(begun.items()), 1):
+        assert name == names[at - 1]
+        larger = next(n for n in names[at:] if n == names[-1] or finished[n]["quality"] == "branch")
+        assert one["start"] == larger
+
+
+UNITS = st.integers(1, 9)
+
+
+@given(st.lists(st.tuples(UNITS, UNITS, st.sampled_from(["", "branch", "average"])), min_size=1))
+def test_a_branch_starts_from_what_contains_its_size_or_from_itself(found):
+    sizes = [
+        {"params": a + b, "axes": {"a": a, "b": b}, "blocks": [], **({"quality": how} if how else {})}
+        for a, b, how in found
+    ]
+    for entry in sizes:
+        base = base_of(entry, sizes)
+        assert base is entry or base is sizes[-1] or base["quality"] == "branch"
+        assert all(base["axes"][axis] >= entry["axes"][axis] for axis in "ab")
+    deeper = {"params": 99, "axes": {"a": 9, "b": 9}, "blocks": ["x"]}
+    assert all(base_of(entry, [entry, deeper]) is entry for entry in sizes)
 
 
 def test_a_branch_that_diverges_leaves_the_size_and_is_counted(trunk, tmp_path, monkeypatch):
@@ -209,7 +246,7 @@ def test_a_run_stops_at_the_sizes_that_are_wanted(tmp_path):
 @pytest.mark.parametrize("bad", [{"length": 0}, {"length": float("nan")}, {"distil": 1.5}])
 def test_finishes_that_make_no_sense_are_refused(bad):
     with pytest.raises(InputError, match=next(iter(bad))):
-        Finish(**bad)
+        Finishing(**bad)
 
 
 PARAMS = st.lists(st.integers(1, 10**6), min_size=1, max_size=12, unique=True).map(sorted)

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import tyro
 
 from outgrow.errors import InputError
+from outgrow.train.finish import Finishing
 
 
 def _option(metavar: str) -> Any:
@@ -38,8 +39,8 @@ class Grow:
     """Sizes to leave, in parameters, such as 10k,30k,100k: the network stops at each, and the last is its budget. Where
     it pays, up to the budget, if not given."""
     family_quality: Annotated[str, _option("average|branch")] = "branch"
-    """What is saved of a size: the average of the weights with which the network left it, or what a short training
-    off the trunk makes of them."""
+    """What is saved of a size: the average of the weights with which the network left it, or a branch: the size cut out
+    of a larger one that is done, and trained for a short while."""
     policy: Annotated[str, tyro.conf.arg(metavar="NAME")] = "outgrow"
     """What decides when and where it grows: outgrow, schedule, random, gradmax, tiny, firefly, net2net, senn, secnn,
     senn-paper, secnn-paper, or your own as package.module:Policy."""
@@ -156,9 +157,9 @@ class Finish:
     sizes: Annotated[tuple[str, ...], _option("N ...")] = ()
     """The sizes to finish, such as 10k,30k,100k parameters: the largest that is no larger; some that are well apart if
     not given."""
-    length: Annotated[float, _option("SHARE")] = 0.12
+    length: Annotated[float, _option("SHARE")] = Finishing.length
     """Steps of a branch of the largest size, as a share of those of the run; smaller sizes get more."""
-    distil: Annotated[float, _option("WEIGHT")] = 0.25
+    distil: Annotated[float, _option("WEIGHT")] = Finishing.distil
     """Weight of what the largest size answers in the loss of the others, 0 to 1."""
     model: Annotated[str | None, _option("PACKAGE.MODULE:FACTORY")] = None
     """What makes the seed network, where the run started from one of your own."""

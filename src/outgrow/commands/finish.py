@@ -1,7 +1,7 @@
 """`outgrow finish`: a branch for each size of a run that is done."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,17 +18,16 @@ from outgrow.show.waiting import waiting
 from outgrow.stored import Stored
 from outgrow.train.branch import Branches
 from outgrow.train.family import Family
-from outgrow.train.finish import Finish, spaced, wanted
+from outgrow.train.finish import Finishing, spaced, wanted
 from outgrow.train.folder import RunFolder
 from outgrow.train.lock import locked
 from outgrow.train.recipe import Recipe
 
 if TYPE_CHECKING:
-    from outgrow.cli import Finish as Options
-    from outgrow.cli import Grow
+    from outgrow.cli import Finish, Grow
 
 
-def finish(options: "Options") -> int:
+def finish(options: "Finish") -> int:
     """Run `outgrow finish`.
 
     Args:
@@ -43,7 +42,7 @@ def finish(options: "Options") -> int:
     """
     folder = RunFolder(options.run)
     config = Stored(Family(options.run).config, str(folder.path / "config.json"))
-    asked, how = sizes_of(options.sizes), Finish(options.length, options.distil)
+    asked, how = sizes_of(options.sizes), Finishing(options.length, options.distil)
     grown = _options_of(config, options)
     if not earlier.is_finished(folder):
         raise InputError(f"the run in {folder.path} is not finished: go on with it by outgrow grow --resume first")
@@ -59,7 +58,7 @@ def finish(options: "Options") -> int:
     with locked(folder.path):
         branches = Branches(dataset, network, recipe, folder, how, seed=grown.seed, device=device, **tell)
         names = wanted(branches.sizes, asked) if asked else spaced(branches.sizes)
-        for line in _left_out(branches, names, folder):
+        for line in _left_out(branches.sizes, names):
             print(f"outgrow: {line}", file=sys.stderr)
         return finished(branches, names, folder, console, "the same command goes on")
 
@@ -88,31 +87,25 @@ def finished(branches: Branches, names: Sequence[str], folder: RunFolder, consol
     return 0
 
 
-def _left_out(branches: Branches, names: Sequence[str], folder: RunFolder) -> Iterator[str]:
-    """Say which sizes get no branch, and why.
+def _left_out(sizes: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Iterator[str]:
+    """Say which of some sizes get no branch, and why.
 
     Args:
-        branches: Would train them.
+        sizes: The entries of family.json.
         names: Sizes to finish.
-        folder: The run folder.
 
     Yields:
         A line for each.
-
-    Raises:
-        InputError: The training state of a size is gone.
     """
-    entries = {entry["name"]: entry for entry in branches.sizes}
+    entries = {entry["name"]: entry for entry in sizes}
     for name in names:
         if "quality" in entries[name]:
             yield f"{name} is finished already"
-        elif name == branches.sizes[-1]["name"]:
+        elif entries[name] is sizes[-1]:
             yield f"{name} is what the run ended with: it needs no branch"
-        elif not branches.is_possible(name):
-            raise InputError(f"{folder.path} has no training state of {name} in trunk/: it can't be finished any more")
 
 
-def _options_of(config: Stored, options: "Options") -> "Grow":
+def _options_of(config: Stored, options: "Finish") -> "Grow":
     """The options of `outgrow grow` that a run was started with, with another place of the data if one is given."""
     from outgrow.cli import Grow
 

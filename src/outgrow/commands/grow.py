@@ -25,10 +25,11 @@ from outgrow.show.waiting import waiting
 from outgrow.train.branch import Branches
 from outgrow.train.checkpoints import Checkpoints
 from outgrow.train.divergence import DivergedError
-from outgrow.train.finish import RESERVED, Finish, spaced, wanted
+from outgrow.train.finish import RESERVED, Finishing, spaced, wanted
 from outgrow.train.folder import RunFolder
 from outgrow.train.lock import locked
 from outgrow.train.recipe import Recipe
+from outgrow.train.stages import SHARE
 from outgrow.train.trainer import Trainer
 from outgrow.values import count, seconds, settings
 
@@ -78,7 +79,7 @@ def grow(options: "Grow") -> int:
     )
     if sizes and not hasattr(trainer.policy, "stops"):
         raise InputError(f"--sizes: policy {options.policy} chooses sizes of its own; leave one of them out")
-    config = _config(options, dataset, network, recipe, trainer.policy)
+    config = _config(options, dataset, network, trainer)
     with locked(out):
         if not _is_finished(trainer, folder, console, config, options) and (code := _ran(trainer, folder, console)):
             return code
@@ -129,11 +130,11 @@ def _ran(trainer: Trainer, folder: RunFolder, console: Console) -> int:
     return 0
 
 
-def _quality(options: "Grow") -> Finish | None:
+def _quality(options: "Grow") -> Finishing | None:
     """How sizes are finished; None where the averages of the trunk are enough."""
     if options.family_quality not in ("average", "branch"):
         raise InputError(f"--family-quality {options.family_quality}: expected average or branch")
-    return Finish() if options.family_quality == "branch" else None
+    return Finishing() if options.family_quality == "branch" else None
 
 
 def _listener(options: "Grow", out: Path, console: Console) -> Callable[[Mapping[str, Any]], None]:
@@ -203,6 +204,8 @@ def _recipe(options: "Grow", examples: int) -> Recipe:
         changes["rate"] = options.rate
     if options.batch_size is not None:
         changes["batch_size"] = min(options.batch_size, examples)
+    if options.sizes and options.family_quality == "average":
+        changes["share"] = SHARE
     return replace(recipe, **changes)
 
 
@@ -210,9 +213,7 @@ def _defaults(options: "Grow") -> dict[str, Any]:
     return {field.name: field.default for field in fields(options)}
 
 
-def _config(
-    options: "Grow", dataset: data.Dataset, network: models.SeedNetwork, recipe: Recipe, policy: Policy
-) -> dict[str, Any]:
+def _config(options: "Grow", dataset: data.Dataset, network: models.SeedNetwork, trainer: Trainer) -> dict[str, Any]:
     said = {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()}
     return {
         "format": 1,
@@ -226,7 +227,7 @@ def _config(
             "sha256": digest(dataset),
         },
         "seed_network": network.to_json(),
-        "recipe": asdict(recipe),
-        "policy": {"name": options.policy, "options": options_of(policy)},
+        "recipe": asdict(trainer.recipe),
+        "policy": {"name": options.policy, "options": options_of(trainer.policy)},
         "versions": {"outgrow": __version__, "torch": torch.__version__},
     }

@@ -103,7 +103,8 @@ class Board:
 
     def _stage(self, share: float) -> str:
         if self.branch:
-            return f"finishing {quantity.clean(self.branch['of'])}"
+            place = f"{self.branch['number']}/{self.branch['count']}"
+            return f"finishing {quantity.clean(self.branch['of'])} ({place})"
         epochs = self.start.get("epochs") or 0
         return f"epoch {min(epochs, int(share * epochs) + 1) if share < 1 else epochs}/{epochs}"
 

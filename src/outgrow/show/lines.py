@@ -159,7 +159,8 @@ def _resume(record: Record, start: Record, left: float | None) -> Iterator[str]:
 def _branch(record: Record, start: Record, left: float | None) -> Iterator[str]:
     time = f", {text}" if (text := quantity.left(left)) else ""
     params, steps = quantity.count(record["params"], "parameter"), quantity.count(record["steps"], "step")
-    yield f"finishing {record['of']} by itself: {params}, {steps}{time}"
+    cut = f", cut out of {record['start']}" if record["start"] != record["of"] else ""
+    yield f"finishing {record['of']} ({record['number']} of {record['count']}){cut}: {params}, {steps}{time}"
 
 
 def _end(record: Record, start: Record, left: float | None) -> Iterator[str]:

@@ -14,7 +14,7 @@ KEYS = {
     "size": ("name", "params", "flops", "axes", "validation"),
     "resume": ("epoch", "step", "seconds"),
     "end": ("reason", "seconds"),
-    "branch": ("of", "params", "steps"),
+    "branch": ("of", "params", "steps", "start", "number", "count"),
     "trained": ("size", "params", "epochs", "validation"),
     "growth": ("kind", "where", "size_after", "params"),
 }

@@ -1,16 +1,19 @@
-"""Branches: a short training of a size off the trunk, with a rate that falls to zero.
+"""Branches: the sizes of a run, cut out of what it ended with and trained on for a short while.
 
-The trunk grows at a constant rate, so that its sizes have not settled when they are left. A branch starts from the
-training state that the trunk had then, its rate falling linearly to zero. It learns from the targets, and from the
+The sizes of a run have not settled when it leaves them: most of its training comes later. So each is finished on the
+way back. The largest comes first. It is cut out of the network with which the run ended, and every other one out of the
+smallest finished one that contains it (`outgrow.grow.reduction`), to the widths that it had when the run left it. A
+short training follows, its rate falling linearly to zero after a warm-up. It learns from the targets, and from the
 answers of the network with which the run ended, which are computed once. With f the forward FLOPs of one example, F
 those of that network, S the steps of the run, b examples a step and n examples in all,
 
-    steps of a branch    length S sqrt(F / f), at most S      smaller sizes were left earlier, and cost less
-    FLOPs of it          3 f b steps
+    steps of a branch    length S sqrt(F / f), at most S      smaller sizes are cut further, and cost less
+    FLOPs of it          3 f b steps, and at most `CUT` of that for cutting it out, where that is enough
     of the answers       F n
 
-The average of its weights is what is saved, in place of that of the trunk, if it is better on the validation part.
-Where its loss is no longer finite, it is not.
+A size that no larger one contains, because it has fewer blocks, is trained on from its own weights. The average of the
+weights is what is saved, in place of those that the run left, if it is better on the validation part. Where its loss is
+no longer finite, it is not.
 """
 
 import math
@@ -22,13 +25,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from outgrow.data import Dataset, Split
-from outgrow.errors import InputError
+from outgrow.errors import GrowthError, InputError
 from outgrow.grow.curvature import Loss
+from outgrow.grow.effort import Effort
+from outgrow.grow.objective import OutputLoss
+from outgrow.grow.reduction import Reduction
 from outgrow.models import SeedNetwork
-from outgrow.net.deepen import deepen_
 from outgrow.net.setting import Setting
 from outgrow.net.surgery import tensors_of
 from outgrow.train.average import SETTLE_BATCHES, averaged, settle_statistics_
@@ -36,13 +40,15 @@ from outgrow.train.distilled import Distilled, answers
 from outgrow.train.divergence import FINITE_EVERY
 from outgrow.train.energy import Meter, meter
 from outgrow.train.evaluate import evaluate, loss_of, worth
-from outgrow.train.finish import Finish
+from outgrow.train.finish import Finishing
 from outgrow.train.folder import RunFolder
 from outgrow.train.loaders import CHUNK, Loaders
 from outgrow.train.recipe import Recipe
 from outgrow.train.restored import restored
 from outgrow.train.saving import FamilyWriter
-from outgrow.train.trunk import Trunk
+
+CUT = 0.1  # of the FLOPs of a branch, for cutting its network out of a larger one
+WARMUP = 0.1  # of the steps of a branch
 
 Entry = dict[str, Any]
 
@@ -70,7 +76,7 @@ class Branches:
         network: SeedNetwork,
         recipe: Recipe,
         folder: RunFolder,
-        finish: Finish | None = None,
+        finish: Finishing | None = None,
         *,
         limit: float | None = None,
         seed: int = 0,
@@ -79,9 +85,9 @@ class Branches:
         on_step: Callable[[int], None] = lambda step: None,
     ) -> None:
         self._data, self._network, self._recipe, self._folder = dataset, network, recipe, folder
-        self._finish, self._limit, self._seed, self._device = finish or Finish(), limit, seed, device
+        self._finish, self._limit, self._seed, self._device = finish or Finishing(), limit, seed, device
         self._on_record, self._on_step = on_record, on_step
-        self._trunk, self._family = Trunk(folder), FamilyWriter.of(folder)
+        self._family = FamilyWriter.of(folder)
         self._loss, self._loaders = loss_of(dataset), Loaders(dataset, recipe, seed, device)
         self._course_steps = recipe.epochs * len(self._loaders.train)
         self._flops = 0  # since family.json was written last
@@ -92,12 +98,8 @@ class Branches:
         """The entries of family.json."""
         return self._family.sizes
 
-    def is_possible(self, name: str) -> bool:
-        """Whether the run kept a training state of a size; it has none of what it ended with, which is settled."""
-        return self._trunk.has(name)
-
     def run(self, names: Sequence[str]) -> dict[str, Any]:
-        """Finish some sizes; those that have been are left as they are, as are those of which no state was kept.
+        """Finish some sizes, the largest first; what is finished, and what the run ended with, stay as they are.
 
         Args:
             names: Which.
@@ -106,17 +108,15 @@ class Branches:
             What family.json holds then.
 
         Raises:
-            InputError: There is no such size, or its training state is damaged.
+            InputError: There is no such size, or the file of one is damaged.
         """
-        known = {entry["name"]: entry for entry in self._family.sizes}
+        known = {entry["name"]: entry for entry in self.sizes}
         if unknown := [name for name in names if name not in known]:
             raise InputError(f"{self._folder.path} has no size {unknown[0]!r}: it has {', '.join(known) or 'none'}")
-        planned = [known[name] for name in names if self.is_possible(name)]
-        factor = self._affordable(planned)
-        for entry in planned:
-            steps = int(factor * self._steps(entry))
-            if steps and "quality" not in entry:
-                self._branch(entry, steps)
+        planned = [known[name] for name in names if known[name] is not self._teacher and "quality" not in known[name]]
+        planned.sort(key=lambda entry: int(entry["params"]), reverse=True)
+        for number, entry in enumerate(planned):
+            self._branch(entry, planned[number:], {"number": number + 1, "count": len(planned)})
         return self._family.to_json()
 
     def _take_up(self) -> None:
@@ -132,27 +132,45 @@ class Branches:
         share = self._finish.length * math.sqrt(self._teacher["flops"] / entry["flops"])
         return max(round(min(share, 1.0) * self._course_steps), 1)
 
-    def _affordable(self, planned: Sequence[Entry]) -> float:
-        """By what factor branches have to be shorter, the same whether some of them are done already or not."""
-        if self._limit is None or not planned:
-            return 1.0
-        total, batch = self._family.total, self._loaders.train.batch_size
-        fixed = total["train_flops"] - total.get("branch_flops", 0)
-        fixed += sum(entry["flops"] * self._settling for entry in planned)
-        fixed += self._teacher["flops"] * len(self._data.train) if self._finish.distil > 0 else 0
-        training = sum(3 * entry["flops"] * batch * self._steps(entry) for entry in planned)
-        return min(max((self._limit - fixed) / training, 0.0), 1.0)
+    def _training(self, entry: Entry, steps: int) -> int:
+        """What steps of a size take [flops]."""
+        return 3 * int(entry["flops"]) * self._loaders.train.batch_size * steps
 
-    def _branch(self, entry: Entry, steps: int) -> None:
-        """Finish one size."""
+    def _left(self, planned: Sequence[Entry]) -> float:
+        """What branches may take for cutting and training, beside what they take in any case [flops]."""
+        if self._limit is None:
+            return math.inf
+        settling = sum(entry["flops"] for entry in planned) * self._settling
+        answers = 0 if "teacher" in self._teacher or not self._finish.distil else self._answering
+        return max(self._limit - self._family.total["train_flops"] - settling - answers, 0.0)
+
+    def _branch(self, entry: Entry, planned: Sequence[Entry], place: Mapping[str, int]) -> None:
+        """Finish a size.
+
+        Args:
+            entry: The size.
+            planned: It and those that follow, which share what is left.
+            place: Its number among those that are finished, and their count.
+        """
         began, energy = time.perf_counter(), meter(self._device, self._family.total.get("joules"))
-        number = self._family.sizes.index(entry)
+        number = self.sizes.index(entry)
         torch.manual_seed(self._seed + number)
-        self._on_record({"record": "branch", "of": entry["name"], "params": entry["params"], "steps": steps})
-        net, optimizer = self._state_of(entry)
+        left, steps = self._left(planned), self._steps(entry)
+        net, cut = self._start(entry)
+        effort = cut and cut.effort(min(left, CUT * self._training(entry, steps)))
+        left -= effort.flops if effort else 0
+        share = left / sum(self._training(one, self._steps(one)) for one in planned)
+        steps = int(min(max(share, 0.0), 1.0) * steps)
+        if not steps:
+            return
+        start = base_of(entry, self.sizes)["name"] if cut else entry["name"]
+        about = {"of": entry["name"], "params": entry["params"], "steps": steps, "start": start}
+        self._on_record({"record": "branch", **about, **place})
+        if cut and effort:
+            net = self._cut(net, cut, effort, entry)
         loaders = Loaders(self._lessons, self._recipe, self._seed + 3 * (number + 1), self._device)
-        settled = self._trained(net, optimizer, loaders, self._loss_for(entry), steps, energy)
-        self._flops += 3 * entry["flops"] * steps * loaders.train.batch_size + entry["flops"] * self._settling
+        settled = self._trained(net, loaders, self._loss_for(entry), steps, energy)
+        self._flops += self._training(entry, steps) + entry["flops"] * self._settling
         better = None
         if settled is not None:
             settle_statistics_(settled, loaders.full)
@@ -166,15 +184,43 @@ class Branches:
         self._folder.append(record)
         self._on_record(record)
 
-    def _trained(
-        self, net: nn.Module, optimizer: Optimizer, loaders: Loaders, loss: Loss, steps: int, energy: Meter
-    ) -> nn.Module | None:
+    def _start(self, entry: Entry) -> tuple[nn.Module, Reduction | None]:
+        """What a branch starts from: a larger network and how it is to be cut down, or the size as the run left it."""
+        base = base_of(entry, self.sizes)
+        net = self._saved(base)
+        if base is entry:
+            return net, None
+        try:
+            return net, Reduction(net, entry["axes"], self._network.example().to(self._device))
+        except GrowthError:  # an axis of its own that is not one of the network
+            return self._saved(entry), None
+
+    def _cut(self, net: nn.Module, cut: Reduction, effort: Effort, entry: Entry) -> nn.Module:
+        """Cut a network down, in place; the size as the run left it where that can't be done."""
+        seed = self._seed + self.sizes.index(entry)
+        loader = Loaders(self._data, self._recipe, seed, self._device).plain
+        self._flops += effort.flops
+        try:
+            cut.apply_(loader, effort, OutputLoss(self._loss), torch.Generator().manual_seed(seed))
+        except GrowthError:  # its layers do not fit each other any more
+            return self._saved(entry)
+        return net
+
+    def _saved(self, entry: Mapping[str, Any]) -> nn.Module:
+        """A size as it is saved."""
+        settings = [Setting(**values) for values in entry["settings"]]
+        tensors = self._folder.read_tensors(entry["file"], entry["sha256"])
+        return restored(self._network, entry["blocks"], tensors, settings).to(self._device)
+
+    def _trained(self, net: nn.Module, loaders: Loaders, loss: Loss, steps: int, energy: Meter) -> nn.Module | None:
         """Train with a falling rate; return the averaged weights, or None where the loss is no longer finite."""
+        optimizer = self._recipe.optimizer(net)
         average, step, total = averaged(net), 0, torch.zeros((), device=self._device)
         while True:
             for x, y in loaders.train:
+                done = (step + 0.5) / steps
                 for group in optimizer.param_groups:
-                    group["lr"] = self._recipe.rate * (1 - (step + 0.5) / steps)
+                    group["lr"] = self._recipe.rate * min(done / WARMUP, 1.0) * (1 - done)
                 net.train()
                 now = loss(net(x), y)
                 optimizer.zero_grad(set_to_none=True)
@@ -205,17 +251,6 @@ class Branches:
         spent = {"train_flops": flops, "branch_flops": flops, "seconds": seconds, "branch_seconds": seconds}
         total |= {key: total.get(key, 0) + value for key, value in spent.items()} | {"joules": joules}
         self._flops = 0
-
-    def _state_of(self, entry: Entry) -> tuple[nn.Module, Optimizer]:
-        """The network as the trunk left it, with its optimizer."""
-        with torch.random.fork_rng(devices=[]):
-            net = self._network.build()
-            for place in entry["blocks"]:
-                deepen_(net, place, example=self._network.example())
-        net = net.to(self._device)
-        optimizer = self._recipe.optimizer(net)
-        self._trunk.restore_(entry["name"], net, optimizer)
-        return net, optimizer
 
     def _loss_for(self, entry: Entry) -> Loss:
         """The loss of outputs and numbers of examples."""
@@ -248,13 +283,16 @@ class Branches:
     @cached_property
     def _answers(self) -> Tensor:
         entry = self._teacher
-        settings = [Setting(**values) for values in entry["settings"]]
-        tensors = self._folder.read_tensors(entry["file"], entry["sha256"])
-        net = restored(self._network, entry["blocks"], tensors, settings).to(self._device)
+        net = self._saved(entry)
         if "teacher" not in entry:  # else they are counted already, before a stop
-            self._flops += entry["flops"] * len(self._data.train)
+            self._flops += self._answering
             entry["teacher"] = True
         return answers(net, self._data.train.x, CHUNK, self._device)
+
+    @property
+    def _answering(self) -> int:
+        """What the answers of the teacher take [flops]."""
+        return int(self._teacher["flops"]) * len(self._data.train)
 
     @cached_property
     def _settling(self) -> int:
@@ -268,3 +306,29 @@ class Branches:
 
 def _known(loss: float | None) -> float:
     return math.inf if loss is None else loss
+
+
+def base_of(entry: Mapping[str, Any], sizes: Sequence[Entry]) -> Mapping[str, Any]:
+    """Return what a branch starts from.
+
+    Args:
+        entry: The size that it finishes.
+        sizes: All of them, what the run ended with last.
+
+    Returns:
+        The smallest of those that are finished, and no smaller on any axis; the size itself where there is none.
+
+    Examples:
+        >>> small, other, last = ({"params": n, "blocks": [], "axes": {"0": n}} for n in (10, 20, 30))
+        >>> base_of(small, [small, other, last]) is last, base_of(last, [small, other, last]) is last
+        (True, True)
+    """
+    finished = [one for one in sizes if one is sizes[-1] or one.get("quality") == "branch"]
+    bases = [one for one in finished if _contains(one, entry)]
+    return min(bases, key=lambda one: int(one["params"]), default=entry)
+
+
+def _contains(larger: Mapping[str, Any], entry: Mapping[str, Any]) -> bool:
+    if larger is entry or larger["blocks"] != entry["blocks"] or larger["axes"].keys() != entry["axes"].keys():
+        return False
+    return all(larger["axes"][name] >= size for name, size in entry["axes"].items())

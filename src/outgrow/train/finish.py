@@ -11,7 +11,7 @@ APART = 2.0  # times the parameters, at least, from one size that gets a branch 
 
 
 @dataclass(frozen=True)
-class Finish:
+class Finishing:
     """How sizes are finished.
 
     Args:

@@ -24,7 +24,6 @@ _OURS = (
     "family.json",
     "sizes",
     "resume",
-    "trunk",
     "export",
     "compare.json",
     "tensorboard",

@@ -9,7 +9,7 @@ from outgrow.grow.policies.pace import stages
 from outgrow.grow.policies.proportional import Proportional
 from outgrow.train.recipe import Recipe
 
-SHARE = 0.6  # of the run in which the network grows, so that each size has some training of its own
+SHARE = 0.6  # of a run in which the network grows, where its sizes have no other training than that until they are left
 
 
 def staged(recipe: Recipe, budget: Budget, sizes: Sequence[int], params: int) -> tuple[Recipe, Budget]:
@@ -22,16 +22,16 @@ def staged(recipe: Recipe, budget: Budget, sizes: Sequence[int], params: int) ->
         params: Parameters of the seed network.
 
     Returns:
-        The recipe with an event for each size, and for those between them where a step would be too large, in the first
-        `SHARE` of the run; and the budget with the largest size in it.
+        The recipe, with an event for each size and for those between them where a step would be too large, and the
+        budget, with the largest size in it.
 
     Raises:
         InputError: A size is below the seed's, or above the budget.
 
     Examples:
         >>> recipe, budget = staged(Recipe(20, 32), Budget(), [2_000, 8_000], params=1_000)
-        >>> recipe.events, recipe.share, budget
-        (3, 0.6, Budget(max_params=8000, max_flops=None, max_latency=None))
+        >>> recipe.events, budget
+        (3, Budget(max_params=8000, max_flops=None, max_latency=None))
     """
     if not sizes:
         return recipe, budget
@@ -40,4 +40,4 @@ def staged(recipe: Recipe, budget: Budget, sizes: Sequence[int], params: int) ->
     if budget.max_params is not None and max(sizes) > budget.max_params:
         raise InputError(f"expected sizes within the budget of {budget}, received {max(sizes):,} parameters")
     events = max(len(stages(params, sizes, Proportional.most)), 1)
-    return replace(recipe, share=SHARE, events=events), replace(budget, max_params=max(sizes))
+    return replace(recipe, events=events), replace(budget, max_params=max(sizes))

@@ -28,14 +28,14 @@ _NO_OPTIONS = {"params", "param_names"}
 
 
 def captured(
-    model: nn.Module, optimizer: Optimizer, average: AveragedModel | None, axes: Iterable[Axis] = ()
+    model: nn.Module, optimizer: Optimizer, average: AveragedModel, axes: Iterable[Axis] = ()
 ) -> tuple[Tensors, Facts]:
     """Return the training state of a network.
 
     Args:
         model: The network.
         optimizer: Its optimizer.
-        average: Its averaged weights; None where they are not wanted.
+        average: Its averaged weights.
         axes: Its axes, for the attributes that change with them, such as numbers of heads.
 
     Returns:
@@ -52,9 +52,7 @@ def captured(
         for key, value in state.items()
         if isinstance(value, Tensor)
     }
-    tensors = joined(
-        {"model": tensors_of(model), "average": {} if average is None else tensors_of(average), "optimizer": moments}
-    )
+    tensors = joined({"model": tensors_of(model), "average": tensors_of(average), "optimizer": moments})
     return tensors, {
         "training": model.training,
         "groups": [_group(group, names) for group in optimizer.param_groups],
@@ -70,7 +68,7 @@ def captured(
 def restore_(
     model: nn.Module,
     optimizer: Optimizer,
-    average: AveragedModel | None,
+    average: AveragedModel,
     tensors: Mapping[str, Tensor],
     facts: Facts,
 ) -> None:
@@ -79,7 +77,7 @@ def restore_(
     Args:
         model: Changed in place: the seed that the network grew from, with the blocks that it got.
         optimizer: Changed in place: one of the same kind for this model.
-        average: Changed in place: any average of this model; None where none was captured.
+        average: Changed in place: any average of this model.
         tensors: What `captured` returned first, as read from a file.
         facts: What it returned second, as read from JSON.
 
@@ -89,11 +87,10 @@ def restore_(
     laid = {name: _laid_out(tensor, facts["strides"].get(name)) for name, tensor in tensors.items()}
     _replace_(model, part(laid, "model"))
     apply_settings_(model, [Setting(**values) for values in facts["settings"]])
-    if average is not None:
-        average.module = copy.deepcopy(model)
-        _replace_(average, part(laid, "average"))
+    average.module = copy.deepcopy(model)
+    _replace_(average, part(laid, "average"))
     _refill_(optimizer, dict(model.named_parameters()), part(laid, "optimizer"), facts)
-    for one in (model, *([average.module] if average is not None else [])):
+    for one in (model, average.module):
         one.train(facts["training"])
 
 

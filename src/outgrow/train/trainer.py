@@ -34,7 +34,6 @@ from outgrow.train.progress import Capture, Progress
 from outgrow.train.recipe import Recipe
 from outgrow.train.saving import FamilyWriter
 from outgrow.train.stages import staged
-from outgrow.train.trunk import Trunk
 
 Record = Mapping[str, Any]
 
@@ -128,7 +127,6 @@ class Trainer:
         self._grower.policy = policy(replace(table, events=self._events))
         self._recipe = recipe.holding_until(getattr(self._grower.policy, "share", recipe.share))
         self._family = FamilyWriter(folder, dataset.task)
-        self._trunk = Trunk(folder)
         self._at = Progress(total=torch.zeros((), device=device))
         self._capture = Capture(self._grower, self._account, self._loaders, device)
         self._checkpoints = Checkpoints(folder, checkpoint_every)
@@ -138,6 +136,16 @@ class Trainer:
     def policy(self) -> Policy:
         """What decides when and where the network grows."""
         return self._grower.policy
+
+    @property
+    def recipe(self) -> Recipe:
+        """How the network is trained, with what its sizes and its policy changed."""
+        return self._recipe
+
+    @property
+    def model(self) -> nn.Module:
+        """The network as it is now."""
+        return self._model
 
     @property
     def device(self) -> str:
@@ -271,8 +279,7 @@ class Trainer:
         grower, account = self._grower, self._account
         account.check_early(verdict.flops)
         if self._at.saved_at != self._at.step:
-            name = self._save_size()
-            self._trunk.keep(name, self._model, self._optimizer, grower.axes)
+            self._save_size()
         self._at.saved_at = self._at.step
         self._limit_growth(account.most_after_growth(grower.flops, self._at.step))
 
@@ -282,8 +289,8 @@ class Trainer:
         least = self._grower.effort()
         return self._course.fitting_events(self._grower.flops, self._grower.start_flops, least.flops + least.start)
 
-    def _save_size(self, model: nn.Module | None = None) -> str:
-        """Save averaged weights with their own BatchNorm statistics, and how good they are; return the size's name."""
+    def _save_size(self, model: nn.Module | None = None) -> None:
+        """Save averaged weights with their own BatchNorm statistics, and how good they are."""
         model = self._average.module if model is None else model
         settle_statistics_(model, self._full)
         self._account.save(self._grower.flops)
@@ -304,7 +311,6 @@ class Trainer:
             },
         )
         self._record({"record": "size", **entry})
-        return entry["name"]
 
     def _evaluate(self, model: nn.Module, split: Split) -> dict[str, float]:
         return evaluate(model, self._loaders.in_order(split), self._loss, self._data.task)
