@@ -12,9 +12,11 @@ import pytest
 
 from outgrow.cli import main
 from outgrow.commands import compare as command
+from outgrow.errors import InputError
 from outgrow.train.alone import train_alone
-from outgrow.train.comparison import Comparison, ratio, spread, total, tuned
+from outgrow.train.comparison import Comparison, ratio, renew, spread, total, tuned
 from outgrow.train.divergence import DivergedError
+from outgrow.train.folder import RunFolder
 
 NETS = Path(__file__).with_name("mynets.py").read_text()
 SPENT = {"train_flops", "seconds", "joules"}
@@ -129,6 +131,23 @@ def test_a_run_whose_sizes_got_branches_behind_its_end_is_used_as_it_is(here, tr
         journal.write('"number": 1, "count": 1}\n')
     assert main(WORDS) == 0
     assert trained == []
+
+
+def test_what_finishing_takes_later_is_counted(here):
+    before, took = told(), json.loads(Path("run/family.json").read_text())["total"]
+    more = {**took, "train_flops": 2 * took["train_flops"]}
+    renew(RunFolder("run"), more)
+    after = told()
+    assert after["ratio"]["train_flops"] == pytest.approx(2 * before["ratio"]["train_flops"])
+    assert after["ratio_uniform"]["train_flops"] == pytest.approx(2 * before["ratio_uniform"]["train_flops"])
+    renew(RunFolder("run"), took)
+    assert told() == before
+    Path("run/compare.json").write_text("{}")
+    with pytest.raises(InputError, match=r"compare.json is damaged"):
+        renew(RunFolder("run"), took)
+    Path("run/compare.json").unlink()
+    renew(RunFolder("run"), took)
+    assert not Path("run/compare.json").exists()
 
 
 def test_another_question_reuses_what_it_can_and_loses_nothing(here, trained):

@@ -135,17 +135,17 @@ def test_every_size_says_how_it_is_loaded_and_exported(make, model):
         assert f"{told}outgrow export {run.as_posix()} --size {size['name']} --format onnx{option} copy" in content
 
 
-def test_a_size_that_was_trained_further_says_so_and_keeps_its_moment(make):
+def test_a_size_that_was_finished_says_so_and_keeps_its_moment(make):
     records = list(story())
     first = of_kind(records, "size")[0]
     end = records.pop()
     records += [end, first | {"quality": "branch", "epoch": 99.0}]
     run, page, source = make(records, with_family=False)
     assert (
-        f"{quantity.duration(first['seconds'])} {quantity.short(first['joules']['value'], 'J')} trained further"
+        f"{quantity.duration(first['seconds'])} {quantity.short(first['joules']['value'], 'J')} cut out and trained"
         in page.text
     )
-    assert re.search(rf'aria-label="{first["name"]};[^"]*trained further by itself', source)
+    assert re.search(rf'aria-label="{first["name"]};[^"]*cut out of a larger size and trained', source)
     assert read_run(run).saved_at[first["name"]] == first["epoch"]
 
 

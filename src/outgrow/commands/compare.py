@@ -185,6 +185,8 @@ def _sizes(family: Family, words: Sequence[str]) -> list[Size]:
         InputError: There is no such size.
     """
     if len(words) == 1 and words[0].isdecimal():
-        return spread(family.pareto(), int(words[0]))
+        front = family.pareto()
+        done = [size for size in front if size.quality == "branch"]
+        return spread([*done, front[-1]] if done and done[-1] is not front[-1] else done or front, int(words[0]))
     wanted = {family[name].name for name in words}
     return [size for size in family if size.name in wanted]

@@ -17,6 +17,7 @@ from outgrow.show.run import read_run
 from outgrow.show.waiting import waiting
 from outgrow.stored import Stored
 from outgrow.train.branch import Branches
+from outgrow.train.comparison import renew
 from outgrow.train.family import Family
 from outgrow.train.finish import Finishing, spaced, wanted
 from outgrow.train.folder import RunFolder
@@ -83,6 +84,7 @@ def finished(branches: Branches, names: Sequence[str], folder: RunFolder, consol
         told = f"sizes that are finished are saved; {again}"
         print(f"outgrow: interrupted; {told}; report: {write_report(folder.path)}", file=sys.stderr)
         return 130
+    renew(folder, family["total"])
     console.finish(family, write_report(folder.path))
     return 0
 

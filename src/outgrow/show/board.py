@@ -36,7 +36,7 @@ class Board:
         self.step = 0
         self.seconds = 0.0
         self.left: float | None = None
-        self.branch: Record = {}  # the size that is trained further by itself, if one is
+        self.branch: Record = {}  # the size that is being finished, if one is
 
     @property
     def steps(self) -> int:

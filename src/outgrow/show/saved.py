@@ -9,6 +9,9 @@ from outgrow.show import quantity
 from outgrow.show.record import Record, pareto
 from outgrow.show.run import Run
 
+WEIGHTS = {"branch": "cut out and trained", "average": "averaged, a branch was no better"}
+"""Where the weights of a size that was finished come from, by its quality; those of others are averages of the run."""
+
 
 def told(size: Record, metric: str) -> Iterator[str]:
     """Tell a size, or a network of that size that was trained by itself.
@@ -28,7 +31,7 @@ def told(size: Record, metric: str) -> Iterator[str]:
             value = quantity.metric(metric, size[part].get(metric), 2)
             yield f"{part} {quantity.metric_title(metric)} {value}"
     if size.get("quality") == "branch":
-        yield "trained further by itself"
+        yield "cut out of a larger size and trained"
     if quantity.known(size.get("train_flops")):
         yield f"{quantity.short(size['train_flops'], 'FLOPs')} of training"
     if quantity.known(size.get("seconds")):
@@ -114,7 +117,7 @@ def _row(run: Run, size: Record, best: bool, alone: Record | None) -> dict[str, 
         "train_flops": quantity.short(size.get("train_flops")),
         "time": quantity.duration(size.get("seconds")),
         "energy": quantity.short((size.get("joules") or {}).get("value"), "J"),
-        "weights": "trained further" if size.get("quality") == "branch" else "averaged",
+        "weights": WEIGHTS.get(size.get("quality", ""), "averaged"),
         "code": load_code(run.folder, size, factory_of(run)),
         "export": export_command(run.folder, size, factory_of(run)),
     }

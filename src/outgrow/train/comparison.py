@@ -149,6 +149,28 @@ def read_entries(folder: RunFolder, metric: str) -> list[Entry]:
     return entries
 
 
+def renew(folder: RunFolder, family: Entry) -> None:
+    """Tell compare.json, where it is there and done, that a run took more than when it was compared.
+
+    Args:
+        folder: The run folder.
+        family: What the whole run took, as family.json has it under `total`.
+
+    Raises:
+        InputError: The file is damaged.
+    """
+    if not (folder.path / FILE).exists():
+        return
+    told, took = folder.read_json(FILE), {key: family[key] for key in SPENT}
+    try:
+        alone = [entry for entry in told["sweep"] if entry["epochs"] == told["chosen"]]
+        for key, others in (("ratio", alone), ("ratio_uniform", told["uniform"])):
+            told[key] = ratio(took, total(others)) if told[key] else None
+    except (KeyError, TypeError, ZeroDivisionError) as error:
+        raise InputError(f"{folder.path / FILE} is damaged ({error!r}): remove it to compare anew") from error
+    folder.write_json(FILE, {**told, "family": took})
+
+
 def spread(things: Sequence[Thing], most: int) -> list[Thing]:
     """Return so many of a sequence, evenly spread over it, the last one and, of two or more, the first one included.
 

@@ -11,7 +11,7 @@ from outgrow.net.setting import Setting
 from outgrow.stored import Stored
 
 QUALITIES = ("average", "branch")
-"""What a size may be: the averaged weights of the run at that moment, or trained further by itself from there."""
+"""What a size may be: the averaged weights of the run at that moment, or cut out of a larger size and trained."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Size:
         epoch: Epochs until then.
         file: Its tensors, a path from the run folder.
         sha256: Checksum of that file.
-        quality: `average`, or `branch` for one that was trained further by itself.
+        quality: `average`, or `branch` for one that was cut out of a larger one and trained.
         loader: Loads it; see `load`.
     """
 
