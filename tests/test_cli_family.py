@@ -46,7 +46,7 @@ def test_sizes_are_finished_afterwards(here, capsys):
     assert main(["finish", "run", "--sizes", "800"]) == 0
     printed = capsys.readouterr().out
     after = entries()
-    done = [entry for entry in after if "quality" in entry]
+    done = [entry for entry in after if "finished" in entry]
     assert [entry["params"] for entry in done] == [max(size for size in sizes if size <= 800)]
     assert f"finishing {done[0]['name']}" in printed
     assert "report.html" in printed
@@ -65,7 +65,7 @@ def test_a_run_that_was_stopped_in_a_branch_goes_on_or_is_finished_afterwards(he
     words = [*GROW, "--sizes", "800,1.5k"]
     begin = Branches.run
 
-    def stopped(self, names):
+    def stopped(self, names, between):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Branches, "run", stopped)
@@ -79,7 +79,8 @@ def test_a_run_that_was_stopped_in_a_branch_goes_on_or_is_finished_afterwards(he
     assert main(["finish", "afterwards", "--sizes", "800,1.5k"]) == 0
     shutil.rmtree("run")
     shutil.copytree("afterwards", "run")
-    assert list(map(told, entries())) == list(map(told, after))
+    pairs = zip(entries(), after, strict=True)
+    assert all(told(mine) == told(other) for mine, other in pairs if "finished" in other)
     assert main([*words, "--overwrite"]) == 0
     assert list(map(told, entries())) == list(map(told, after))
 

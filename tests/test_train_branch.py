@@ -67,7 +67,7 @@ def test_sizes_get_no_worse_and_load_as_they_are_told(trunk, tmp_path):
     names = list(before)
     after = run.run(names)["sizes"]
     assert read(out)["sizes"] == after
-    assert [entry.get("quality") is not None for entry in after] == [
+    assert ["finished" in entry for entry in after] == [
         *[True] * (len(names) - 1),
         False,
     ]  # the end is done
@@ -185,6 +185,25 @@ def test_what_is_damaged_or_not_there_is_named(trunk, tmp_path):
         run.run([run.sizes[0]["name"]])
 
 
+def test_sizes_between_are_cut_out_where_that_is_better_and_may_be_finished_later(trunk, tmp_path):
+    data = trunk[0]
+    run, out = branches(trunk, tmp_path)
+    before = [dict(entry) for entry in run.sizes]
+    after = run.run([before[0]["name"]], between=True)["sizes"]
+    assert [entry["name"] for entry in after if "finished" in entry] == [before[0]["name"]]
+    for old, new in zip(before[1:-1], after[1:-1], strict=True):
+        assert worth(data.task, new["validation"]) >= worth(data.task, old["validation"])
+        assert (new["quality"] == "cut") == (new["sha256"] != old["sha256"])
+        assert new["file"].endswith("-cut.safetensors") == (new["quality"] == "cut")
+    assert after[-1]["sha256"] == before[-1]["sha256"]
+    again = branches(trunk, tmp_path)[0].run([], between=True)
+    assert json.loads(json.dumps(again["sizes"])) == after  # nothing is left to do
+    last = branches(trunk, tmp_path)[0].run([after[-2]["name"]])["sizes"][-2]
+    assert last["finished"]
+    for size in outgrow.Family(out):
+        assert sum(p.numel() for p in size.load().parameters()) == size.params
+
+
 def test_each_size_is_cut_out_of_the_next_larger_one_that_is_finished(trunk, tmp_path):
     run, _ = branches(trunk, tmp_path)
     begun = {}
@@ -201,7 +220,7 @@ def test_each_size_is_cut_out_of_the_next_larger_one_that_is_finished(trunk, tmp
 UNITS = st.integers(1, 9)
 
 
-@given(st.lists(st.tuples(UNITS, UNITS, st.sampled_from(["", "branch", "average"])), min_size=1))
+@given(st.lists(st.tuples(UNITS, UNITS, st.sampled_from(["", "branch", "cut", "average"])), min_size=1))
 def test_a_branch_starts_from_what_contains_its_size_or_from_itself(found):
     sizes = [
         {"params": a + b, "axes": {"a": a, "b": b}, "blocks": [], **({"quality": how} if how else {})}
@@ -222,10 +241,10 @@ def test_a_branch_that_diverges_leaves_the_size_and_is_counted(trunk, tmp_path, 
     monkeypatch.setattr(run, "_loss", lambda z, y: loss(z, y) * float("nan"))
     total = run.run([first["name"]])["total"]
     assert total["branch_flops"] > 0
-    assert read(out)["sizes"][0] == first | {"quality": "average"}
+    assert read(out)["sizes"][0] == first | {"quality": "average", "finished": True}
     monkeypatch.setattr(run, "_loss", loss)
     run.run([second["name"]])
-    assert "quality" in read(out)["sizes"][1]
+    assert "finished" in read(out)["sizes"][1]
 
 
 def test_a_run_stops_at_the_sizes_that_are_wanted(tmp_path):

@@ -79,7 +79,7 @@ def test_a_json_file_that_is_damaged_is_named(file, content, message, run):
         (["sizes", 1, "validation", "accuracy"], "0.9", r"validation.accuracy: expected a number or null"),
         (["sizes", 1, "validation", "accuracy"], ..., r"expected the validation accuracy of 2-"),
         (["sizes", 1, "seconds"], "long", r"sizes\[1\].seconds: expected a number from 0"),
-        (["sizes", 1, "quality"], "best", r"sizes\[1\].quality: expected one of average, branch"),
+        (["sizes", 1, "quality"], "best", r"sizes\[1\].quality: expected one of average, cut, branch"),
         (["sizes", 1, "file"], 7, r"sizes\[1\].file: expected a text"),
         (["sizes", 1, "name"], "\x1b[2J", r"sizes\[1\].name: expected a text, received '.x1b"),
         (["sizes", 1, "seconds"], 10**400, r"sizes\[1\].seconds: expected a number from 0"),

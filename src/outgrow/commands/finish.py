@@ -61,10 +61,12 @@ def finish(options: "Finish") -> int:
         names = wanted(branches.sizes, asked) if asked else spaced(branches.sizes)
         for line in _left_out(branches.sizes, names):
             print(f"outgrow: {line}", file=sys.stderr)
-        return finished(branches, names, folder, console, "the same command goes on")
+        return finished(branches, names, folder, console, "the same command goes on", between=not asked)
 
 
-def finished(branches: Branches, names: Sequence[str], folder: RunFolder, console: Console, again: str) -> int:
+def finished(
+    branches: Branches, names: Sequence[str], folder: RunFolder, console: Console, again: str, between: bool = True
+) -> int:
     """Train the branches, and say how it ended.
 
     Args:
@@ -73,13 +75,14 @@ def finished(branches: Branches, names: Sequence[str], folder: RunFolder, consol
         folder: The run folder.
         console: Shows how it goes.
         again: What to do after a stop.
+        between: Whether other sizes are cut out of them.
 
     Returns:
         The exit code: 0, or 130 where the user stopped it.
     """
     try:
         with console:
-            family = branches.run(names)
+            family = branches.run(names, between)
     except KeyboardInterrupt:
         told = f"sizes that are finished are saved; {again}"
         print(f"outgrow: interrupted; {told}; report: {write_report(folder.path)}", file=sys.stderr)
@@ -101,7 +104,7 @@ def _left_out(sizes: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Itera
     """
     entries = {entry["name"]: entry for entry in sizes}
     for name in names:
-        if "quality" in entries[name]:
+        if "finished" in entries[name]:
             yield f"{name} is finished already"
         elif entries[name] is sizes[-1]:
             yield f"{name} is what the run ended with: it needs no branch"

@@ -64,19 +64,20 @@ def grow(options: "Grow") -> int:
     folder, console = RunFolder(out), Console(out)
     tell = _listener(options, out, console)
     run: dict[str, Any] = {"seed": options.seed, "device": device, "on_record": tell, "on_step": console.tick}
-    trainer = Trainer(
-        dataset,
-        network,
-        recipe,
-        folder,
-        budget=budget,
-        max_train_flops=limit,
-        reserved=0.0 if how is None else RESERVED,
-        sizes=sizes,
-        policy=policy,
-        policy_name=options.policy,
-        **run,
-    )
+    with waiting("reading the network"):
+        trainer = Trainer(
+            dataset,
+            network,
+            recipe,
+            folder,
+            budget=budget,
+            max_train_flops=limit,
+            reserved=0.0 if how is None else RESERVED,
+            sizes=sizes,
+            policy=policy,
+            policy_name=options.policy,
+            **run,
+        )
     if sizes and not hasattr(trainer.policy, "stops"):
         raise InputError(f"--sizes: policy {options.policy} chooses sizes of its own; leave one of them out")
     config = _config(options, dataset, network, trainer)
@@ -94,7 +95,7 @@ def grow(options: "Grow") -> int:
 def _is_finished(
     trainer: Trainer, folder: RunFolder, console: Console, config: dict[str, Any], options: "Grow"
 ) -> bool:
-    """Whether the trunk of the run in the folder is done already; makes it ready to start or to go on if it is not."""
+    """Whether the growth of the run in the folder is done already; makes it ready to start or to go on if it is not."""
     if options.resume and earlier.is_there(folder):
         earlier.demand_same(folder, config, _defaults(options))
         if earlier.is_finished(folder):
@@ -131,7 +132,7 @@ def _ran(trainer: Trainer, folder: RunFolder, console: Console) -> int:
 
 
 def _quality(options: "Grow") -> Finishing | None:
-    """How sizes are finished; None where the averages of the trunk are enough."""
+    """How sizes are finished; None where the averages of the run are enough."""
     if options.family_quality not in ("average", "branch"):
         raise InputError(f"--family-quality {options.family_quality}: expected average or branch")
     return Finishing() if options.family_quality == "branch" else None

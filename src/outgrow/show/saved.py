@@ -9,8 +9,8 @@ from outgrow.show import quantity
 from outgrow.show.record import Record, pareto
 from outgrow.show.run import Run
 
-WEIGHTS = {"branch": "cut out and trained", "average": "averaged, a branch was no better"}
-"""Where the weights of a size that was finished come from, by its quality; those of others are averages of the run."""
+WEIGHTS = {"branch": "cut out and trained", "cut": "cut out"}
+"""Where the weights of a size come from, by its quality; those of others are averages of the run."""
 
 
 def told(size: Record, metric: str) -> Iterator[str]:
@@ -30,14 +30,19 @@ def told(size: Record, metric: str) -> Iterator[str]:
         if size.get(part):
             value = quantity.metric(metric, size[part].get(metric), 2)
             yield f"{part} {quantity.metric_title(metric)} {value}"
-    if size.get("quality") == "branch":
-        yield "cut out of a larger size and trained"
+    if how := {"branch": "cut out of a larger size and trained", "cut": "cut out of a larger size"}.get(quality(size)):
+        yield how
     if quantity.known(size.get("train_flops")):
         yield f"{quantity.short(size['train_flops'], 'FLOPs')} of training"
     if quantity.known(size.get("seconds")):
         yield quantity.duration(size["seconds"])
     if size.get("joules"):
         yield quantity.energy(size["joules"])
+
+
+def quality(size: Record) -> str:
+    """Return how a size was made, as family.json says."""
+    return str(size.get("quality", "average"))
 
 
 def load_code(folder: str, size: Record, factory: str = "") -> str:
@@ -117,7 +122,9 @@ def _row(run: Run, size: Record, best: bool, alone: Record | None) -> dict[str, 
         "train_flops": quantity.short(size.get("train_flops")),
         "time": quantity.duration(size.get("seconds")),
         "energy": quantity.short((size.get("joules") or {}).get("value"), "J"),
-        "weights": WEIGHTS.get(size.get("quality", ""), "averaged"),
+        "weights": WEIGHTS.get(
+            quality(size), "averaged, a branch was no better" if size.get("finished") else "averaged"
+        ),
         "code": load_code(run.folder, size, factory_of(run)),
         "export": export_command(run.folder, size, factory_of(run)),
     }

@@ -13,7 +13,8 @@ those of that network, S the steps of the run, b examples a step and n examples 
 
 A size that no larger one contains, because it has fewer blocks, is trained on from its own weights. The average of the
 weights is what is saved, in place of those that the run left, if it is better on the validation part. Where its loss is
-no longer finite, it is not.
+no longer finite, it is not. Sizes between those that are finished may be cut out without any training, which often is
+better than what the run left.
 """
 
 import math
@@ -62,7 +63,7 @@ class Branches:
         recipe: How it was trained.
         folder: Its folder.
         finish: How to finish its sizes.
-        limit: Floating-point operations that the whole run may take, trunk included; branches become as short as that
+        limit: Floating-point operations that the whole run may take; branches become as short as that
             asks for. None for no limit.
         seed: Seed of everything random.
         device: Where to train.
@@ -98,11 +99,12 @@ class Branches:
         """The entries of family.json."""
         return self._family.sizes
 
-    def run(self, names: Sequence[str]) -> dict[str, Any]:
+    def run(self, names: Sequence[str], between: bool = False) -> dict[str, Any]:
         """Finish some sizes, the largest first; what is finished, and what the run ended with, stay as they are.
 
         Args:
             names: Which.
+            between: Whether all others are cut out of them without training, where that is better than what they are.
 
         Returns:
             What family.json holds then.
@@ -113,18 +115,21 @@ class Branches:
         known = {entry["name"]: entry for entry in self.sizes}
         if unknown := [name for name in names if name not in known]:
             raise InputError(f"{self._folder.path} has no size {unknown[0]!r}: it has {', '.join(known) or 'none'}")
-        planned = [known[name] for name in names if known[name] is not self._teacher and "quality" not in known[name]]
+        planned = [known[name] for name in names if known[name] is not self._teacher and "finished" not in known[name]]
         planned.sort(key=lambda entry: int(entry["params"]), reverse=True)
         for number, entry in enumerate(planned):
             self._branch(entry, planned[number:], {"number": number + 1, "count": len(planned)})
+        for entry in reversed(self.sizes) if between else ():
+            if entry is not self._teacher and "quality" not in entry:
+                self._between(entry)
         return self._family.to_json()
 
     def _take_up(self) -> None:
         """Repair what a stop between two writes left: half a line of the journal, or a record that is not there."""
         self._folder.mend_journal()
-        told = {(one["name"], one.get("quality")) for one in self._folder.records() if one.get("record") == "size"}
+        told = [_mark(one) for one in self._folder.records() if one.get("record") == "size"]
         for entry in self._family.sizes:
-            if "quality" in entry and (entry["name"], entry["quality"]) not in told:
+            if _mark(entry) not in told:
                 self._folder.append({"record": "size", **entry})
 
     def _steps(self, entry: Entry) -> int:
@@ -171,15 +176,35 @@ class Branches:
         loaders = Loaders(self._lessons, self._recipe, self._seed + 3 * (number + 1), self._device)
         settled = self._trained(net, loaders, self._loss_for(entry), steps, energy)
         self._flops += self._training(entry, steps) + entry["flops"] * self._settling
-        better = None
         if settled is not None:
             settle_statistics_(settled, loaders.full)
-            better = self._told(entry, settled)
+        entry["finished"] = True
+        self._save(entry, settled, "branch", (began, energy), steps / len(loaders.train))
+
+    def _between(self, entry: Entry) -> None:
+        """Cut a size out of a finished one, without training."""
+        began, energy = time.perf_counter(), meter(self._device, self._family.total.get("joules"))
+        left = self._left([entry])
+        net, cut = self._start(entry)
+        effort = cut and cut.effort(min(left, CUT * self._training(entry, self._steps(entry))))
+        if not (cut and effort and effort.flops <= left):
+            return
+        net = self._cut(net, cut, effort, entry)
+        settle_statistics_(net, Loaders(self._data, self._recipe, self._seed, self._device).full)
+        self._flops += entry["flops"] * self._settling
+        self._save(entry, net, "cut", (began, energy))
+
+    def _save(
+        self, entry: Entry, net: nn.Module | None, quality: str, since: tuple[float, Meter], epochs: float = 0.0
+    ) -> None:
+        """Save a network in place of what there is of a size, if it is better, and count what it took."""
+        better = None if net is None else self._told(entry, net)
+        began, energy = since
         self._count(time.perf_counter() - began, energy.read())
         if better is not None:
             spent = {key: self._family.total[key] for key in ("train_flops", "seconds", "joules")}
-            entry |= {**better, **spent, "epoch": entry["epoch"] + steps / len(loaders.train)}
-        self._family.finish(entry, tensors_of(settled) if settled is not None and better is not None else None)
+            entry |= {**better, **spent, "epoch": entry["epoch"] + epochs}
+        self._family.replace(entry, quality, tensors_of(net) if net is not None and better is not None else None)
         record = {"record": "size", **entry}
         self._folder.append(record)
         self._on_record(record)
@@ -306,6 +331,11 @@ class Branches:
 
 def _known(loss: float | None) -> float:
     return math.inf if loss is None else loss
+
+
+def _mark(size: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What tells the records of a size apart."""
+    return tuple(size.get(key) for key in ("name", "quality", "finished"))
 
 
 def base_of(entry: Mapping[str, Any], sizes: Sequence[Entry]) -> Mapping[str, Any]:

@@ -72,18 +72,20 @@ class FamilyWriter:
         self.write()
         return entry
 
-    def finish(self, entry: dict[str, Any], tensors: Mapping[str, Tensor] | None) -> None:
-        """Say that a size is finished.
+    def replace(self, entry: dict[str, Any], quality: str, tensors: Mapping[str, Tensor] | None) -> None:
+        """Put other tensors in the place of those of a size.
 
         Args:
             entry: Its entry, one of `sizes`, with what family.json shall say of it.
-            tensors: Those of its branch, which take the place of the trunk's; None where they are no better.
+            quality: Where they come from, one of `outgrow.train.size.QUALITIES`.
+            tensors: The tensors; None where they are no better.
         """
         before = entry["file"]
         if tensors is not None:
-            entry["file"] = f"sizes/{entry['name']}-branch.safetensors"
+            entry["file"] = f"sizes/{entry['name']}-{quality}.safetensors"
             entry["sha256"] = self._folder.write_tensors(entry["file"], tensors)
-        entry["quality"] = "average" if tensors is None else "branch"
+            entry["quality"] = quality
+        entry.setdefault("quality", "average")
         self.write()
         if entry["file"] != before:
             self._folder.inside(before).unlink(missing_ok=True)

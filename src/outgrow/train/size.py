@@ -10,8 +10,8 @@ from outgrow.models import Factory
 from outgrow.net.setting import Setting
 from outgrow.stored import Stored
 
-QUALITIES = ("average", "branch")
-"""What a size may be: the averaged weights of the run at that moment, or cut out of a larger size and trained."""
+QUALITIES = ("average", "cut", "branch")
+"""What a size may be: the averaged weights of the run at that moment, or cut out of a larger size, or also trained."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Size:
         epoch: Epochs until then.
         file: Its tensors, a path from the run folder.
         sha256: Checksum of that file.
-        quality: `average`, or `branch` for one that was cut out of a larger one and trained.
+        quality: `average`, `cut` for one that was cut out of a larger one, or `branch` for one that was also trained.
         loader: Loads it; see `load`.
     """
 
