@@ -120,12 +120,14 @@ def run(job: Job, folder: str) -> dict:
     with tempfile.TemporaryDirectory() as path:
         raw: list[dict] = []
         slow, out = Path(path) / "slow", Path(path) / "grown"
-        left = grown(slow, data, network, replace(shorter, share=SHARE), job.seed, raw.append)
-        grown(out, data, network, shorter, job.seed)
+        left = grow_to_sizes(slow, data, network, replace(shorter, share=SHARE), job.seed, raw.append)
+        sizes = grow_to_sizes(out, data, network, shorter, job.seed)["sizes"]
+        if not len(left["sizes"]) == len(sizes) == SIZES:
+            raise ValueError(f"expected {SIZES} sizes, got {len(left['sizes'])} and {len(sizes)}")
         found = {kind: finished(out, kind, data, network, shorter, job.seed) for kind in KINDS}
         last = found["taught"]["sizes"]
-        run = RunFolder(out.with_name("taught"))
-        alone = [by_itself(run, entry, data, network, recipe, job.seed) for entry in last]
+        taught = RunFolder(out.with_name("taught"))
+        alone = [by_itself(taught, entry, data, network, recipe, job.seed) for entry in last]
     families = {"average": left, **found}
     return {
         **job.key(),
@@ -151,7 +153,7 @@ def spent(total: Mapping) -> dict:
     return {key: total[key] for key in ("train_flops", "seconds")}
 
 
-def grown(
+def grow_to_sizes(
     path: Path,
     data: Dataset,
     network: SeedNetwork,
@@ -180,10 +182,10 @@ def as_left(trainer: Trainer, data: Dataset, recipe: Recipe) -> dict:
     return evaluate(net, loaders.in_order(data.test), loss_of(data), data.task)
 
 
-def finished(grown: Path, kind: str, data: Dataset, network: SeedNetwork, recipe: Recipe, seed: int) -> dict:
+def finished(trunk: Path, kind: str, data: Dataset, network: SeedNetwork, recipe: Recipe, seed: int) -> dict:
     """A copy of a run, with a branch for every size."""
-    out = RunFolder(grown.with_name(kind))
-    shutil.copytree(grown, out.path)
+    out = RunFolder(trunk.with_name(kind))
+    shutil.copytree(trunk, out.path)
     branches = Branches(data, network, recipe, out, KINDS[kind], seed=seed)
     return branches.run([entry["name"] for entry in branches.sizes])
 

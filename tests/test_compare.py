@@ -133,6 +133,13 @@ def test_a_run_whose_sizes_got_branches_behind_its_end_is_used_as_it_is(here, tr
     assert trained == []
 
 
+def test_only_sizes_that_are_done_are_compared(here):
+    sizes = json.loads(Path("run/family.json").read_text())["sizes"]
+    done = {size["name"] for size in sizes if size.get("quality") == "branch"}
+    assert done
+    assert {entry["size"] for entry in told()["sweep"]} <= done | {sizes[-1]["name"]}
+
+
 def test_what_finishing_takes_later_is_counted(here):
     before, took = told(), json.loads(Path("run/family.json").read_text())["total"]
     more = {**took, "train_flops": 2 * took["train_flops"]}

@@ -51,7 +51,7 @@ def sizes_of(model, x):
 
 def reduce_(model, sizes, x, loader):
     reduction = Reduction(model, sizes, x[:1])
-    reduction.apply_(loader, reduction.effort(1e9), OBJECTIVE, torch.Generator().manual_seed(0))
+    reduction.apply_(loader, reduction.effort(1e9, len(x)), OBJECTIVE, torch.Generator().manual_seed(0))
 
 
 def test_copies_go_without_a_trace(case):
@@ -99,13 +99,45 @@ def test_its_effort_keeps_within_a_budget_that_can_work(case):
     sizes = sizes_of(model, x)
     name = next(iter(sizes))
     reduction = Reduction(model, {name: sizes[name] - 1}, x[:1])
-    least = reduction.effort(0)
+    least = reduction.effort(0, 600)
     assert least.examples == EXAMPLES[0]
     assert least.flops >= least.examples * flops(model, x[:1])
     for factor in (1.5, 4, 1_000):
-        more = reduction.effort(factor * least.flops)
+        more = reduction.effort(factor * least.flops, 10_000)
         assert more.flops <= factor * least.flops
         assert EXAMPLES[0] <= more.examples <= EXAMPLES[1]
+
+
+def test_no_more_examples_are_counted_than_there_are(case):
+    model, x, _ = case
+    name, size = next(iter(sizes_of(model, x).items()))
+    assert Reduction(model, {name: size - 1}, x[:1]).effort(1e12, 40).examples == 40
+    assert Reduction(model, {name: size}, x[:1]).effort(1e12, 40).flops == 0  # nothing goes
+
+
+class Attention(nn.Module):
+    """Heads and their width lie in one dimension; the stream has a norm and a tied weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.norm, self.heads, self.width = nn.Linear(5, 12), nn.LayerNorm(12), 3, 4
+        self.qkv, self.out, self.back = nn.Linear(12, 36), nn.Linear(12, 12), nn.Linear(12, 5, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.embed(x)
+        q, k, v = self.qkv(self.norm(x)).view(*x.shape[:2], 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        y = nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        return self.back(x + self.out(y)).mean(1)
+
+
+def test_heads_and_streams_get_smaller_and_the_network_runs():
+    torch.manual_seed(0)
+    x = torch.randn(200, 6, 5)
+    model = Attention()
+    fewer = {name: size - 1 for name, size in sizes_of(model, x).items() if size > 1}
+    reduce_(model, fewer, x, DataLoader(TensorDataset(x, torch.arange(200) % 5), 50))
+    assert sizes_of(model, x) == {**sizes_of(model, x), **fewer}
+    assert model(x).shape == (200, 5)
 
 
 def test_sizes_that_make_no_sense_are_refused(case):

@@ -142,10 +142,10 @@ def test_a_size_that_was_finished_says_so_and_keeps_its_moment(make):
     records += [end, first | {"quality": "branch", "epoch": 99.0}]
     run, page, source = make(records, with_family=False)
     assert (
-        f"{quantity.duration(first['seconds'])} {quantity.short(first['joules']['value'], 'J')} cut out and trained"
+        f"{quantity.duration(first['seconds'])} {quantity.short(first['joules']['value'], 'J')} trained further"
         in page.text
     )
-    assert re.search(rf'aria-label="{first["name"]};[^"]*cut out of a larger size and trained', source)
+    assert re.search(rf'aria-label="{first["name"]};[^"]*trained further', source)
     assert read_run(run).saved_at[first["name"]] == first["epoch"]
 
 

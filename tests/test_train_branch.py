@@ -1,5 +1,6 @@
 """Branches: sizes are finished on the way back, never for the worse, as often as one likes, within a budget."""
 
+import contextlib
 import json
 import shutil
 from itertools import pairwise
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import outgrow
-from outgrow.errors import InputError
+from outgrow.errors import GrowthError, InputError
 from outgrow.grow.budget import Budget
 from outgrow.grow.policies.schedule import Schedule
 from outgrow.grow.reduction import EXAMPLES, Reduction
@@ -30,7 +31,7 @@ RECIPE = Recipe(epochs=6, batch_size=64, events=3)
 
 
 @pytest.fixture(scope="module", params=["images", "waves"])
-def trunk(request, tmp_path_factory):
+def grown(request, tmp_path_factory):
     """A finished run with several sizes, none of which has a branch."""
     case = request.param
     path = tmp_path_factory.mktemp(case)
@@ -42,8 +43,8 @@ def trunk(request, tmp_path_factory):
     return data, network, path
 
 
-def branches(trunk, tmp_path, name="run", limit=None, **finish):
-    data, network, path = trunk
+def branches(grown, tmp_path, name="run", limit=None, **finish):
+    data, network, path = grown
     out = tmp_path / name
     if not out.exists():
         shutil.copytree(path, out)
@@ -60,9 +61,9 @@ def read(out):
     return json.loads((out / "family.json").read_text())
 
 
-def test_sizes_get_no_worse_and_load_as_they_are_told(trunk, tmp_path):
-    data = trunk[0]
-    run, out = branches(trunk, tmp_path)
+def test_sizes_get_no_worse_and_load_as_they_are_told(grown, tmp_path):
+    data = grown[0]
+    run, out = branches(grown, tmp_path)
     before = {entry["name"]: dict(entry) for entry in run.sizes}
     names = list(before)
     after = run.run(names)["sizes"]
@@ -83,9 +84,9 @@ def test_sizes_get_no_worse_and_load_as_they_are_told(trunk, tmp_path):
     assert len(list((out / "sizes").iterdir())) == len(names)
 
 
-def test_all_that_branches_take_is_counted(trunk, tmp_path):
-    data, network, _ = trunk
-    run, out = branches(trunk, tmp_path, length=0.5, distil=0.0)
+def test_all_that_branches_take_is_counted(grown, tmp_path):
+    data, network, _ = grown
+    run, out = branches(grown, tmp_path, length=0.5, distil=0.0)
     before = read(out)["total"]
     first = run.sizes[0]
     after = run.run([first["name"]])["total"]
@@ -95,21 +96,21 @@ def test_all_that_branches_take_is_counted(trunk, tmp_path):
     settled = min(len(batches.full), 32) * batches.full.batch_size
     assert first["flops"] == flops(network.build(), network.example())
     training = 3 * first["flops"] * steps * batches.train.batch_size
-    took = training + first["flops"] * settled + cutting(out, network, training)
+    took = training + first["flops"] * settled + cutting(out, network, training, len(data.train))
     assert after["branch_flops"] == after["train_flops"] - before["train_flops"] == took
     assert after["seconds"] == pytest.approx(before["seconds"] + after["branch_seconds"])
-    taught, out = branches(trunk, tmp_path, "taught", length=0.5, distil=0.5)
+    taught, out = branches(grown, tmp_path, "taught", length=0.5, distil=0.5)
     if worth(data.task, taught.sizes[-1]["validation"]) > worth(data.task, taught.sizes[0]["validation"]):
         answers = taught.sizes[-1]["flops"] * len(data.train)
         assert taught.run([first["name"]])["total"]["branch_flops"] == took + answers
 
 
-def cutting(out, network, training):
+def cutting(out, network, training, examples):
     """What it takes to cut the smallest size out of the largest."""
     first, last = (read(out)["sizes"][at] for at in (0, -1))
     net = outgrow.Family(out)[last["name"]].load()
-    effort = Reduction(net, first["axes"], network.example()).effort(CUT * training)
-    assert effort.flops <= CUT * training or effort.examples == EXAMPLES[0]
+    effort = Reduction(net, first["axes"], network.example()).effort(CUT * training, examples)
+    assert effort.flops <= CUT * training or effort.examples == min(EXAMPLES[0], examples)
     return effort.flops
 
 
@@ -118,13 +119,13 @@ class StoppedError(Exception):
 
 
 @pytest.mark.parametrize("limited", [False, True])
-def test_stopped_and_run_again_is_the_same_as_at_once(trunk, tmp_path, limited):
-    data, network, _ = trunk
-    once, out = branches(trunk, tmp_path, "once")
+def test_stopped_and_run_again_is_the_same_as_at_once(grown, tmp_path, limited):
+    data, network, _ = grown
+    once, out = branches(grown, tmp_path, "once")
     names = [entry["name"] for entry in once.sizes]
     limit = 1.3 * read(out)["total"]["train_flops"] if limited else None
     Branches(data, network, RECIPE, RunFolder(out), limit=limit).run(names)
-    _, twice = branches(trunk, tmp_path, "twice")
+    _, twice = branches(grown, tmp_path, "twice")
     begun = []
 
     def stop(record):
@@ -145,38 +146,59 @@ def test_stopped_and_run_again_is_the_same_as_at_once(trunk, tmp_path, limited):
 
 
 @pytest.mark.parametrize("where", ["unlink", "append"])
-def test_killed_between_two_writes_it_takes_up_what_is_missing(trunk, tmp_path, monkeypatch, where):
-    once, out = branches(trunk, tmp_path, "once")
-    names = [entry["name"] for entry in once.sizes]
-    once.run(names)
-    run, twice = branches(trunk, tmp_path, "twice")
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_killed_between_two_writes_it_takes_up_what_is_missing(grown, tmp_path, monkeypatch, where, count):
+    once, out = branches(grown, tmp_path, "once")
+    names = [once.sizes[0]["name"]]
+    once.run(names, between=True)
+    run, twice = branches(grown, tmp_path, "twice")
+    place = Path if where == "unlink" else RunFolder
+    usual, calls = getattr(place, where), []
 
     def killed(*given, **known):
-        raise StoppedError
+        calls.append(given)
+        if len(calls) == count:
+            raise StoppedError
+        return usual(*given, **known)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path if where == "unlink" else RunFolder, where, killed)
-        with pytest.raises(StoppedError):
-            run.run(names)
-    branches(trunk, tmp_path, "twice")[0].run(names)
+        patch.setattr(place, where, killed)
+        with contextlib.suppress(StoppedError):  # where there are fewer such writes
+            run.run(names, between=True)
+    branches(grown, tmp_path, "twice")[0].run(names, between=True)
     assert journal(out) == journal(twice)
     assert {file.name for file in (out / "sizes").iterdir()} == {file.name for file in (twice / "sizes").iterdir()}
 
 
-def test_branches_keep_within_what_the_run_may_take(trunk, tmp_path):
-    names = [entry["name"] for entry in branches(trunk, tmp_path, "free")[0].sizes]
-    free = branches(trunk, tmp_path, "free", length=1)[0].run(names)["total"]
+def test_branches_keep_within_what_the_run_may_take(grown, tmp_path):
+    names = [entry["name"] for entry in branches(grown, tmp_path, "free")[0].sizes]
+    free = branches(grown, tmp_path, "free", length=1)[0].run(names)["total"]
     spent = free["train_flops"] - free["branch_flops"]
-    for share in (0.7, 0.3):
+    for share in (0.7, 0.3, 0.05):
         limit = spent + share * free["branch_flops"]
-        total = branches(trunk, tmp_path, f"within {share}", limit, length=1)[0].run(names)["total"]
-        assert spent < total["train_flops"] <= limit
-    none, _ = branches(trunk, tmp_path, "none", limit=spent)
-    assert "branch_flops" not in none.run(names)["total"]
+        run, _ = branches(grown, tmp_path, f"within {share}", limit, length=1)
+        total = run.run(names, between=True)["total"]
+        assert spent <= total["train_flops"] <= limit
+        assert share < 0.3 or all("finished" in entry for entry in run.sizes[:-1])
+    none, _ = branches(grown, tmp_path, "none", limit=spent)
+    assert "branch_flops" not in none.run(names, between=True)["total"]
 
 
-def test_what_is_damaged_or_not_there_is_named(trunk, tmp_path):
-    run, out = branches(trunk, tmp_path)
+def test_what_can_not_be_cut_is_trained_on_from_its_own_weights(grown, tmp_path, monkeypatch):
+    def refused(*given):
+        raise GrowthError("no")
+
+    monkeypatch.setattr(Reduction, "apply_", refused)
+    run, _ = branches(grown, tmp_path)
+    begun = []
+    run._on_record = lambda record: begun.extend([record] * (record["record"] == "branch"))
+    sizes = run.run([run.sizes[0]["name"]], between=True)["sizes"]
+    assert [one["start"] for one in begun] == [sizes[0]["name"]]
+    assert not any(entry.get("quality") == "cut" for entry in sizes)
+
+
+def test_what_is_damaged_or_not_there_is_named(grown, tmp_path):
+    run, out = branches(grown, tmp_path)
     with pytest.raises(InputError, match="has no size '9-9'"):
         run.run(["9-9"])
     last = run.sizes[-1]["file"]
@@ -185,9 +207,9 @@ def test_what_is_damaged_or_not_there_is_named(trunk, tmp_path):
         run.run([run.sizes[0]["name"]])
 
 
-def test_sizes_between_are_cut_out_where_that_is_better_and_may_be_finished_later(trunk, tmp_path):
-    data = trunk[0]
-    run, out = branches(trunk, tmp_path)
+def test_sizes_between_are_cut_out_where_that_is_better_and_may_be_finished_later(grown, tmp_path):
+    data = grown[0]
+    run, out = branches(grown, tmp_path)
     before = [dict(entry) for entry in run.sizes]
     after = run.run([before[0]["name"]], between=True)["sizes"]
     assert [entry["name"] for entry in after if "finished" in entry] == [before[0]["name"]]
@@ -196,16 +218,16 @@ def test_sizes_between_are_cut_out_where_that_is_better_and_may_be_finished_late
         assert (new["quality"] == "cut") == (new["sha256"] != old["sha256"])
         assert new["file"].endswith("-cut.safetensors") == (new["quality"] == "cut")
     assert after[-1]["sha256"] == before[-1]["sha256"]
-    again = branches(trunk, tmp_path)[0].run([], between=True)
+    again = branches(grown, tmp_path)[0].run([], between=True)
     assert json.loads(json.dumps(again["sizes"])) == after  # nothing is left to do
-    last = branches(trunk, tmp_path)[0].run([after[-2]["name"]])["sizes"][-2]
+    last = branches(grown, tmp_path)[0].run([after[-2]["name"]])["sizes"][-2]
     assert last["finished"]
     for size in outgrow.Family(out):
         assert sum(p.numel() for p in size.load().parameters()) == size.params
 
 
-def test_each_size_is_cut_out_of_the_next_larger_one_that_is_finished(trunk, tmp_path):
-    run, _ = branches(trunk, tmp_path)
+def test_each_size_is_cut_out_of_the_next_larger_one_that_is_finished(grown, tmp_path):
+    run, _ = branches(grown, tmp_path)
     begun = {}
     run._on_record = lambda record: begun.update({record["of"]: record} if record["record"] == "branch" else {})
     names = [entry["name"] for entry in run.sizes]
@@ -234,8 +256,8 @@ def test_a_branch_starts_from_what_contains_its_size_or_from_itself(found):
     assert all(base_of(entry, [entry, deeper]) is entry for entry in sizes)
 
 
-def test_a_branch_that_diverges_leaves_the_size_and_is_counted(trunk, tmp_path, monkeypatch):
-    run, out = branches(trunk, tmp_path)
+def test_a_branch_that_diverges_leaves_the_size_and_is_counted(grown, tmp_path, monkeypatch):
+    run, out = branches(grown, tmp_path)
     first, second = (dict(entry) for entry in run.sizes[:2])
     loss = run._loss
     monkeypatch.setattr(run, "_loss", lambda z, y: loss(z, y) * float("nan"))

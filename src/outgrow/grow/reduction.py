@@ -32,7 +32,8 @@ from outgrow.net.cost import flops
 from outgrow.net.inputs import Example
 from outgrow.net.remove import Removal, shrink_
 
-EXAMPLES = (128, 4_096)  # that a reduction reads, at least and at most
+EXAMPLES = (128, 4_096)  # that a reduction reads, at least and at most, where there are as many
+NOTHING = Effort(0, {}, 0)
 
 
 class Reduction:
@@ -61,9 +62,16 @@ class Reduction:
         forward = flops(model, example)
         self._work = Workload(loads_of(model, layers, example), forward, Passes(a=A_PASSES * forward))
 
-    def effort(self, budget: float) -> Effort:
-        """Return what it reads and takes within a budget, the least that makes sense where that is more [flops]."""
-        fewest, most = EXAMPLES
+    def effort(self, budget: float, examples: int) -> Effort:
+        """Return what it reads and takes.
+
+        Args:
+            budget: Floating-point operations that it may take; the least that makes sense where that is more.
+            examples: How many there are.
+        """
+        if not self._gone:
+            return NOTHING
+        fewest, most = (min(bound, examples) for bound in EXAMPLES)
         found = self._work.affordable(budget, fewest, most)
         return found if found.examples >= fewest else self._work.effort(fewest, 0)
 

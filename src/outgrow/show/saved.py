@@ -9,9 +9,6 @@ from outgrow.show import quantity
 from outgrow.show.record import Record, pareto
 from outgrow.show.run import Run
 
-WEIGHTS = {"branch": "cut out and trained", "cut": "cut out"}
-"""Where the weights of a size come from, by its quality; those of others are averages of the run."""
-
 
 def told(size: Record, metric: str) -> Iterator[str]:
     """Tell a size, or a network of that size that was trained by itself.
@@ -30,8 +27,8 @@ def told(size: Record, metric: str) -> Iterator[str]:
         if size.get(part):
             value = quantity.metric(metric, size[part].get(metric), 2)
             yield f"{part} {quantity.metric_title(metric)} {value}"
-    if how := {"branch": "cut out of a larger size and trained", "cut": "cut out of a larger size"}.get(quality(size)):
-        yield how
+    if quality(size) != "average":
+        yield weights(size)
     if quantity.known(size.get("train_flops")):
         yield f"{quantity.short(size['train_flops'], 'FLOPs')} of training"
     if quantity.known(size.get("seconds")):
@@ -43,6 +40,22 @@ def told(size: Record, metric: str) -> Iterator[str]:
 def quality(size: Record) -> str:
     """Return how a size was made, as family.json says."""
     return str(size.get("quality", "average"))
+
+
+def weights(size: Record) -> str:
+    """Return where the weights of a size come from.
+
+    >>> weights({"name": "a", "quality": "branch", "start": "b"}), weights({"name": "a", "quality": "branch"})
+    ('cut out of b and trained', 'trained further')
+    >>> weights({"name": "a", "quality": "average", "finished": True}), weights({"name": "a"})
+    ('averaged, a branch was no better', 'averaged')
+    """
+    if quality(size) == "average":
+        return "averaged, a branch was no better" if size.get("finished") else "averaged"
+    cut = f"cut out of {quantity.clean(size['start'])}" if size.get("start", size["name"]) != size["name"] else ""
+    if quality(size) == "cut":
+        return cut or "cut out"
+    return f"{cut} and trained" if cut else "trained further"
 
 
 def load_code(folder: str, size: Record, factory: str = "") -> str:
@@ -122,9 +135,7 @@ def _row(run: Run, size: Record, best: bool, alone: Record | None) -> dict[str, 
         "train_flops": quantity.short(size.get("train_flops")),
         "time": quantity.duration(size.get("seconds")),
         "energy": quantity.short((size.get("joules") or {}).get("value"), "J"),
-        "weights": WEIGHTS.get(
-            quality(size), "averaged, a branch was no better" if size.get("finished") else "averaged"
-        ),
+        "weights": weights(size),
         "code": load_code(run.folder, size, factory_of(run)),
         "export": export_command(run.folder, size, factory_of(run)),
     }

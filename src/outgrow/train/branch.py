@@ -2,7 +2,7 @@
 
 The sizes of a run have not settled when it leaves them: most of its training comes later. So each is finished on the
 way back. The largest comes first. It is cut out of the network with which the run ended, and every other one out of the
-smallest finished one that contains it (`outgrow.grow.reduction`), to the widths that it had when the run left it. A
+smallest that contains it and has a branch (`outgrow.grow.reduction`), to the widths that it had when the run left it. A
 short training follows, its rate falling linearly to zero after a warm-up. It learns from the targets, and from the
 answers of the network with which the run ended, which are computed once. With f the forward FLOPs of one example, F
 those of that network, S the steps of the run, b examples a step and n examples in all,
@@ -32,7 +32,7 @@ from outgrow.errors import GrowthError, InputError
 from outgrow.grow.curvature import Loss
 from outgrow.grow.effort import Effort
 from outgrow.grow.objective import OutputLoss
-from outgrow.grow.reduction import Reduction
+from outgrow.grow.reduction import NOTHING, Reduction
 from outgrow.models import SeedNetwork
 from outgrow.net.setting import Setting
 from outgrow.net.surgery import tensors_of
@@ -158,56 +158,68 @@ class Branches:
             place: Its number among those that are finished, and their count.
         """
         began, energy = time.perf_counter(), meter(self._device, self._family.total.get("joules"))
-        number = self.sizes.index(entry)
+        number, wanted = self.sizes.index(entry), self._steps(entry)
         torch.manual_seed(self._seed + number)
-        left, steps = self._left(planned), self._steps(entry)
         net, cut = self._start(entry)
-        effort = cut and cut.effort(min(left, CUT * self._training(entry, steps)))
-        left -= effort.flops if effort else 0
-        share = left / sum(self._training(one, self._steps(one)) for one in planned)
-        steps = int(min(max(share, 0.0), 1.0) * steps)
-        if not steps:
+        left, step = self._left(planned), self._training(entry, 1)
+        share = min(left / sum((1 + CUT) * self._training(one, self._steps(one)) for one in planned), 1.0)
+        effort = cut.effort(CUT * share * step * wanted, len(self._data.train)) if cut else NOTHING
+        room = left if share == 1 else share * (1 + CUT) * step * wanted
+        steps = int(min(wanted, (room - effort.flops) / step))
+        if steps < 1:
             return
-        start = base_of(entry, self.sizes)["name"] if cut else entry["name"]
+        start = base_of(entry, self.sizes)["name"]
+        if cut is None or not self._cut(cut, effort, entry):
+            net, start = self._saved(entry), entry["name"]
         about = {"of": entry["name"], "params": entry["params"], "steps": steps, "start": start}
         self._on_record({"record": "branch", **about, **place})
-        if cut and effort:
-            net = self._cut(net, cut, effort, entry)
         loaders = Loaders(self._lessons, self._recipe, self._seed + 3 * (number + 1), self._device)
         settled = self._trained(net, loaders, self._loss_for(entry), steps, energy)
         self._flops += self._training(entry, steps) + entry["flops"] * self._settling
         if settled is not None:
             settle_statistics_(settled, loaders.full)
         entry["finished"] = True
-        self._save(entry, settled, "branch", (began, energy), steps / len(loaders.train))
+        self._save(entry, settled, "branch", start, (began, energy), steps / len(loaders.train))
 
     def _between(self, entry: Entry) -> None:
         """Cut a size out of a finished one, without training."""
         began, energy = time.perf_counter(), meter(self._device, self._family.total.get("joules"))
-        left = self._left([entry])
+        base, left = base_of(entry, self.sizes), self._left([entry])
         net, cut = self._start(entry)
-        effort = cut and cut.effort(min(left, CUT * self._training(entry, self._steps(entry))))
-        if not (cut and effort and effort.flops <= left):
+        if cut is None:
             return
-        net = self._cut(net, cut, effort, entry)
-        settle_statistics_(net, Loaders(self._data, self._recipe, self._seed, self._device).full)
-        self._flops += entry["flops"] * self._settling
-        self._save(entry, net, "cut", (began, energy))
+        effort = cut.effort(min(left, CUT * self._training(entry, self._steps(entry))), len(self._data.train))
+        if effort.flops > left:
+            return
+        made = net if self._cut(cut, effort, entry) else None
+        if made is not None:
+            settle_statistics_(made, Loaders(self._data, self._recipe, self._seed, self._device).full)
+            self._flops += entry["flops"] * self._settling
+        self._save(entry, made, "cut", base["name"], (began, energy))
 
     def _save(
-        self, entry: Entry, net: nn.Module | None, quality: str, since: tuple[float, Meter], epochs: float = 0.0
+        self,
+        entry: Entry,
+        net: nn.Module | None,
+        quality: str,
+        start: str,
+        since: tuple[float, Meter],
+        epochs: float = 0.0,
     ) -> None:
         """Save a network in place of what there is of a size, if it is better, and count what it took."""
         better = None if net is None else self._told(entry, net)
         began, energy = since
         self._count(time.perf_counter() - began, energy.read())
-        if better is not None:
+        if net is not None and better is not None:
             spent = {key: self._family.total[key] for key in ("train_flops", "seconds", "joules")}
-            entry |= {**better, **spent, "epoch": entry["epoch"] + epochs}
-        self._family.replace(entry, quality, tensors_of(net) if net is not None and better is not None else None)
+            entry |= {**better, **spent, "epoch": entry["epoch"] + epochs, "start": start}
+            self._family.replace(entry, quality, tensors_of(net))
+        else:
+            self._family.keep(entry)
         record = {"record": "size", **entry}
         self._folder.append(record)
-        self._on_record(record)
+        if better is not None or quality == "branch":
+            self._on_record(record)
 
     def _start(self, entry: Entry) -> tuple[nn.Module, Reduction | None]:
         """What a branch starts from: a larger network and how it is to be cut down, or the size as the run left it."""
@@ -220,16 +232,16 @@ class Branches:
         except GrowthError:  # an axis of its own that is not one of the network
             return self._saved(entry), None
 
-    def _cut(self, net: nn.Module, cut: Reduction, effort: Effort, entry: Entry) -> nn.Module:
-        """Cut a network down, in place; the size as the run left it where that can't be done."""
+    def _cut(self, cut: Reduction, effort: Effort, entry: Entry) -> bool:
+        """Cut a network down, in place; return whether that could be done."""
         seed = self._seed + self.sizes.index(entry)
         loader = Loaders(self._data, self._recipe, seed, self._device).plain
         self._flops += effort.flops
         try:
             cut.apply_(loader, effort, OutputLoss(self._loss), torch.Generator().manual_seed(seed))
         except GrowthError:  # its layers do not fit each other any more
-            return self._saved(entry)
-        return net
+            return False
+        return True
 
     def _saved(self, entry: Mapping[str, Any]) -> nn.Module:
         """A size as it is saved."""
@@ -346,7 +358,8 @@ def base_of(entry: Mapping[str, Any], sizes: Sequence[Entry]) -> Mapping[str, An
         sizes: All of them, what the run ended with last.
 
     Returns:
-        The smallest of those that are finished, and no smaller on any axis; the size itself where there is none.
+        The smallest of those whose branch was better, and of the last one, that is no smaller on any axis; the size
+        itself where there is none.
 
     Examples:
         >>> small, other, last = ({"params": n, "blocks": [], "axes": {"0": n}} for n in (10, 20, 30))

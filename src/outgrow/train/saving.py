@@ -72,23 +72,26 @@ class FamilyWriter:
         self.write()
         return entry
 
-    def replace(self, entry: dict[str, Any], quality: str, tensors: Mapping[str, Tensor] | None) -> None:
+    def replace(self, entry: dict[str, Any], quality: str, tensors: Mapping[str, Tensor]) -> None:
         """Put other tensors in the place of those of a size.
 
         Args:
             entry: Its entry, one of `sizes`, with what family.json shall say of it.
             quality: Where they come from, one of `outgrow.train.size.QUALITIES`.
-            tensors: The tensors; None where they are no better.
+            tensors: The tensors.
         """
         before = entry["file"]
-        if tensors is not None:
-            entry["file"] = f"sizes/{entry['name']}-{quality}.safetensors"
-            entry["sha256"] = self._folder.write_tensors(entry["file"], tensors)
-            entry["quality"] = quality
-        entry.setdefault("quality", "average")
+        entry["file"] = f"sizes/{entry['name']}-{quality}.safetensors"
+        entry["sha256"] = self._folder.write_tensors(entry["file"], tensors)
+        entry["quality"] = quality
         self.write()
         if entry["file"] != before:
             self._folder.inside(before).unlink(missing_ok=True)
+
+    def keep(self, entry: dict[str, Any]) -> None:
+        """Say that a size was looked at again, and stays as it is."""
+        entry.setdefault("quality", "average")
+        self.write()
 
     def write(self) -> None:
         """Write family.json."""

@@ -11,7 +11,7 @@ from outgrow.net.setting import Setting
 from outgrow.stored import Stored
 
 QUALITIES = ("average", "cut", "branch")
-"""What a size may be: the averaged weights of the run at that moment, or cut out of a larger size, or also trained."""
+"""What a size may be: averaged weights of the run, or cut out of a larger size, or trained after the run."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Size:
         epoch: Epochs until then.
         file: Its tensors, a path from the run folder.
         sha256: Checksum of that file.
-        quality: `average`, `cut` for one that was cut out of a larger one, or `branch` for one that was also trained.
+        quality: `average`, or `cut` for one that was cut out of a larger one, or `branch` for one that was trained.
         loader: Loads it; see `load`.
     """
 

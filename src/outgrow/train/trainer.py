@@ -89,6 +89,7 @@ class Trainer:
         self._network = network
         self._model = network.build().to(device)
         recipe, self._budget = staged(recipe, budget or Budget(), sizes, parameters(self._model))
+        self._planned = recipe
         self._optimizer = recipe.optimizer(self._model)
         self._average = averaged(self._model)
         self._loss = loss_of(dataset)
@@ -139,8 +140,8 @@ class Trainer:
 
     @property
     def recipe(self) -> Recipe:
-        """How the network is trained, with what its sizes and its policy changed."""
-        return self._recipe
+        """How the network is trained, with the events that wanted sizes ask for."""
+        return self._planned
 
     @property
     def model(self) -> nn.Module:
