@@ -15,13 +15,13 @@ PATIENCE = 2.0  # seconds after which a plain line says what goes on
 
 
 @contextmanager
-def waiting(what: str, file: TextIO | None = None, patience: float = PATIENCE) -> Iterator[None]:
+def waiting(what: str, file: TextIO | None = None, patience: float | None = None) -> Iterator[None]:
     """Say what goes on while it does: with a clock on a terminal, as one line elsewhere if it takes long.
 
     Args:
         what: What goes on.
         file: Where to write; standard error if None.
-        patience: Seconds before the line is written.
+        patience: Seconds before the line is written; `PATIENCE` if None.
 
     Yields:
         Nothing.
@@ -33,7 +33,9 @@ def waiting(what: str, file: TextIO | None = None, patience: float = PATIENCE) -
             progress.add_task(words, total=None)
             yield
         return
-    timer = threading.Timer(patience, lambda: out.print(f"{words} ...", soft_wrap=True))
+    timer = threading.Timer(
+        PATIENCE if patience is None else patience, lambda: out.print(f"{words} ...", soft_wrap=True)
+    )
     timer.daemon = True
     timer.start()
     try:
