@@ -379,5 +379,5 @@ def test_stops_keep_within_the_budget():
 
 
 def test_a_run_with_wanted_sizes_stops_at_each():
-    policy = Proportional.over(Timetable(events=3, params=1_000, sizes=(2_000, 18_000)))
-    assert policy.stops == (2_000, 6_000, 18_000)
+    policy = Proportional.over(Timetable(events=3, params=1_000, sizes=(2_000, 8_000)))
+    assert policy.stops == (2_000, 4_000, 8_000)

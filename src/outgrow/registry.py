@@ -56,7 +56,7 @@ def policy_of(name: str, options: Mapping[str, str]) -> Maker:
 
     Examples:
         >>> policy_of("random", {"factor": "2"})(Timetable(events=4, share=0.4, seed=7))
-        RandomGrowth(events=4, share=0.4, factor=2.0, most=4.0, depth=0.0, seed=7)
+        RandomGrowth(events=4, share=0.4, factor=2.0, most=3.0, depth=0.0, seed=7)
     """
     if name in POLICIES:
         return _changed(name, POLICIES[name], options)
@@ -88,7 +88,7 @@ def options_of(policy: Policy) -> dict[str, Any]:
 
     Examples:
         >>> options_of(Schedule(events=4))
-        {'events': 4, 'share': 0.15, 'factor': 1.5, 'most': 4.0, 'init': 'random'}
+        {'events': 4, 'share': 0.15, 'factor': 1.5, 'most': 3.0, 'init': 'random'}
     """
     return {name: _plain(option.default) for name, option in options_in(policy).items()}
 

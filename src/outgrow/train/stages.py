@@ -29,9 +29,9 @@ def staged(recipe: Recipe, budget: Budget, sizes: Sequence[int], params: int) ->
         InputError: A size is below the seed's, or above the budget.
 
     Examples:
-        >>> recipe, budget = staged(Recipe(20, 32), Budget(), [2_000, 9_000], params=1_000)
+        >>> recipe, budget = staged(Recipe(20, 32), Budget(), [2_000, 8_000], params=1_000)
         >>> recipe.events, budget
-        (3, Budget(max_params=9000, max_flops=None, max_latency=None))
+        (3, Budget(max_params=8000, max_flops=None, max_latency=None))
     """
     if not sizes:
         return recipe, budget

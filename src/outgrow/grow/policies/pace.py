@@ -36,7 +36,7 @@ class Pace:
     events: int = 8
     share: float = 0.15
     factor: float = 1.5
-    most: float = 4.0
+    most: float = 3.0
 
     def __post_init__(self) -> None:
         if self.events < 1:

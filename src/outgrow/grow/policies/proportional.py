@@ -82,7 +82,7 @@ class Proportional:
     """
 
     factor: float = 1.5
-    most: float = 4.0
+    most: float = 3.0
     events: int = 8
     share: float = 0.15
     init: str | None = "suited"

@@ -57,7 +57,7 @@ class Schedule:
     events: int = 8
     share: float = 0.15
     factor: float = 1.5
-    most: float = 4.0
+    most: float = 3.0
     init: Init = "random"
     evidence: Evidence = field(default="none", init=False, repr=False)
     jump_start: bool | None = field(default=None, init=False, repr=False)
