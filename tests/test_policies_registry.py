@@ -135,7 +135,7 @@ def test_names_and_timetables():
         ("gradmax", {"init": "random"}, "policy gradmax has no option 'init'"),
         ("outgrow", {"events": "few"}, "policy outgrow, option events: expected a whole number, received 'few'"),
         ("outgrow", {"events": "2.5"}, "option events: expected a whole number, received '2.5'"),
-        ("outgrow", {"price": "nan"}, "option price: expected a number, received 'nan'"),
+        ("outgrow", {"price": "nan"}, "option price: expected a number, or none, received 'nan'"),
         ("outgrow", {"bounds": "1"}, "option bounds: expected 2 of these, with commas between: a number, received '1'"),
         ("secnn", {"channels": "2,x"}, "option channels: expected any number of these, .*: a whole number, received"),
         ("senn", {"depth": "maybe"}, "option depth: expected true or false, received 'maybe'"),

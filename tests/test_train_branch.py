@@ -17,6 +17,7 @@ from outgrow.grow.budget import Budget
 from outgrow.grow.policies.schedule import Schedule
 from outgrow.grow.reduction import EXAMPLES, Reduction
 from outgrow.net.cost import flops
+from outgrow.registry import policy_of
 from outgrow.train.branch import CUT, Branches, base_of
 from outgrow.train.distilled import Distilled
 from outgrow.train.evaluate import evaluate, loss_of, worth
@@ -82,6 +83,29 @@ def test_sizes_get_no_worse_and_load_as_they_are_told(grown, tmp_path):
         assert (out / last["file"]).exists()
     assert any(entry.get("quality") == "branch" for entry in after)
     assert len(list((out / "sizes").iterdir())) == len(names)
+
+
+def test_sizes_of_a_run_that_inserted_blocks_are_finished_with_the_blocks_that_they_had(tmp_path):
+    folder, data, network = RunFolder(tmp_path / "run"), dataset("residual"), CASES["residual"][2]
+    folder.claim(overwrite=False)
+    folder.write_json("config.json", {"format": 1, "seed_network": network.to_json()})
+    recipe = Recipe(3, 32, share=0.6)
+    Trainer(data, network, recipe, folder, policy=policy_of("random", {"depth": "1"}), seed=1).run()
+    run = Branches(data, network, recipe, folder, Finishing())
+    before = {entry["name"]: dict(entry) for entry in run.sizes}
+    run.run(list(before))
+    loader = Loaders(data, recipe, 0, "cpu").in_order(data.validation)
+    family = outgrow.Family(folder.path)
+    assert len({len(size.blocks) for size in family}) > 1
+    for size in family:
+        was = before[size.name]
+        assert [size.params, list(size.blocks), size.axes] == [was["params"], was["blocks"], was["axes"]]
+        told = evaluate(size.load(), loader, loss_of(data), data.task)
+        assert told == pytest.approx(size.validation, rel=1e-5)
+        assert worth(data.task, told) >= worth(data.task, was["validation"]) - 1e-6
+    named = {entry["name"]: entry for entry in read(folder.path)["sizes"]}
+    starts = {name: entry.get("start") for name, entry in named.items()}
+    assert any(start and named[start]["blocks"] == named[name]["blocks"] for name, start in starts.items()), starts
 
 
 def test_all_that_branches_take_is_counted(grown, tmp_path):

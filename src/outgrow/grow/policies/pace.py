@@ -18,11 +18,16 @@ from outgrow.grow.policy import Situation
 class Pace:
     """Events that are spread evenly over a share of the run, and grow the network geometrically up to its budget.
 
+    Where nothing limits the network, more can follow as long as each one grows it: the one after a moment t comes at
+    t (1 + 1 / events), so the next at the usual distance, and later ones as rarely as what they bring has less of the
+    run left.
+
     Args:
         events: How many events.
         share: Share of the run in which the network grows.
         factor: Growth of the parameters at an event, where nothing else sets it.
         most: Greatest growth of the cost at one event.
+        until: Share of the run in which further events can follow; none if it is no more than `share`.
 
     Raises:
         InputError: An argument is out of range.
@@ -31,32 +36,39 @@ class Pace:
         >>> pace = Pace(events=4, share=0.5)
         >>> [pace.slot(progress) for progress in (0.0, 0.1, 0.125, 0.3, 0.5, 1.0)]
         [0, 0, 1, 2, 4, 4]
+        >>> [Pace(events=4, share=0.2, until=0.5).slot(progress) for progress in (0.2, 0.26, 0.4, 0.5, 1.0)]
+        [4, 5, 7, 8, 8]
     """
 
     events: int = 8
     share: float = 0.15
     factor: float = 1.5
     most: float = 3.0
+    until: float = 0.0
 
     def __post_init__(self) -> None:
         if self.events < 1:
             raise InputError(f"events: expected at least one, received {self.events}")
         if not 0 < self.share <= 1:
             raise InputError(f"share: expected a share of the run above 0 and at most 1, received {self.share}")
+        if not 0 <= self.until <= 1:
+            raise InputError(f"until: expected a share of the run from 0 to 1, received {self.until}")
         for name, value in (("factor", self.factor), ("most", self.most)):
             if not value > 1:
                 raise InputError(f"{name}: expected a factor above 1 by which the network grows, received {value}")
 
     def slot(self, progress: float) -> int:
         """Return the number of the last event that is due at some progress, from 1; 0 before the first."""
-        return min(math.floor(progress * self.events / self.share + 1e-9), self.events)
+        planned = min(math.floor(progress * self.events / self.share + 1e-9), self.events)
+        later = math.log(max(min(progress, self.until) / self.share, 1)) / math.log1p(1 / self.events)
+        return planned + math.floor(later + 1e-9)
 
     def due(self, now: Situation) -> bool:
         """Return whether an event is due that no check has seen; always where the end of the run isn't known."""
         if now.progress is None:
             return True
-        seen = [self.slot(event.progress) for event in now.history if event.progress is not None]
-        return self.slot(now.progress) > max(seen, default=0)
+        seen = max((self.slot(event.progress) for event in now.history if event.progress is not None), default=0)
+        return self.slot(now.progress) > seen and (seen < self.events or (is_free(now) and _is_growing(now)))
 
     def growth(self, now: Situation, number: int | None) -> float:
         """Return by what an event multiplies the cost that counts.
@@ -72,7 +84,7 @@ class Pace:
         room = now.budget.room(now.cost)
         if room == math.inf or number is None:
             return min(self.factor, room)
-        return float(min(room ** (1 / (self.events + 1 - number)), self.most, room))
+        return float(min(room ** (1 / (self.events + 1 - min(number, self.events))), self.most, room))
 
 
 def stages(start: int, sizes: Sequence[int], most: float) -> tuple[int, ...]:
@@ -202,6 +214,11 @@ def most_units(now: Situation, units: Mapping[str, int], axis: str, most: int, r
     return bisect(range(1, most + 1), False, key=lambda count: room_with(now, {**units, axis: count}) < room)
 
 
+def is_free(now: Situation) -> bool:
+    """Return whether nothing limits the network."""
+    return now.budget.room(now.cost) == math.inf
+
+
 def room_with(now: Situation, units: Mapping[str, int]) -> float:
     """Return by what factor the cost that counts may grow once some units have come in.
 
@@ -215,12 +232,17 @@ def room_with(now: Situation, units: Mapping[str, int]) -> float:
     return _limits(now).room(now.cost_with(units))
 
 
+def _is_growing(now: Situation) -> bool:
+    """Whether the last event made the network larger."""
+    return bool(now.history) and any(growth.kind != "remove" for growth in now.history[-1].growths)
+
+
 def _rounded(size: float, multiple: int) -> int:
     return round(size / multiple) * multiple if size >= 2 * multiple else round(size)
 
 
 def _limits(now: Situation) -> Budget:
-    return now.budget if now.budget.room(now.cost) < math.inf else Budget(max_params=now.cost.params)
+    return Budget(max_params=now.cost.params) if is_free(now) else now.budget
 
 
 def _largest(

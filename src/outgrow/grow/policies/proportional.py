@@ -10,11 +10,13 @@ from statistics import fmean
 from outgrow.errors import InputError
 from outgrow.grow.event import Candidate, Event
 from outgrow.grow.hysteresis import Hysteresis
-from outgrow.grow.policies.pace import Pace, filled, least_units, proportional_units, stages
+from outgrow.grow.policies.pace import Pace, filled, is_free, least_units, proportional_units, stages
 from outgrow.grow.policies.schedule import demand_on_trial
 from outgrow.grow.policy import Decision, Plan, Present, Situation, Timetable
 
 PRUNINGS = 3  # events after growth at which units may be given back
+PRICE, FREE_PRICE = 1e-7, 1e-6  # of a parameter, where something limits the network and where nothing does
+FITTED = 8  # sizes to which the power law is fitted where nothing limits the network
 PRUNING_STEP = 0.08  # of the run between two of them, if it is long enough
 
 
@@ -28,7 +30,8 @@ class Proportional:
     the parameters and the FLOPs that are added. So what is on trial is what will be added, and is judged once.
 
     With the end of the run known, events are spread evenly over the first `share` of it, and the cost that the budget
-    limits grows geometrically from the seed's to the limit. Otherwise each check may grow the parameters by `factor`.
+    limits grows geometrically from the seed's to the limit. Otherwise each check may grow the parameters by `factor`,
+    and more events follow, ever further apart, up to `until` of the run, as long as each one pays.
 
     An event pays if what is on trial is expected to save `price` nats for each parameter that it adds, by one of two
     accounts. The first is what it is worth now: the candidates' steps alone for each of their parameters, by all looks
@@ -43,6 +46,11 @@ class Proportional:
     a from the last `recent` growths, drawn towards zero as if one doubling more had brought nothing. So growth ends
     where the loss is as good as gone, or where larger networks have stopped to bring it down; and a refusal that was
     noise is not final, since the looks after it tell the loss better.
+
+    Where nothing limits the network, the price alone says how large it becomes. So it is higher, and both accounts are
+    stricter: the first takes gains, what the present weights could do as well left out, in place of the steps
+    alone; the second takes a and L from the line that fits the last 8 sizes best, since growth ends at the first
+    refusal.
 
     The price is relative: `price` times the loss at the first event, so that a loss in another unit lets the same
     network grow. The power law is one of losses whose best value is zero, and takes all that fell between two growths
@@ -65,9 +73,11 @@ class Proportional:
         most: Greatest growth of the cost at one event.
         events: How many events.
         share: Share of the run in which the network grows.
+        until: Share of the run up to which it goes on growing where nothing limits it, as long as it pays.
         init: How new units are proposed, by name, see `outgrow.grow.proposals`; the Grower's own way where None.
         price: Share of the loss at the first event that a parameter has to save to be added, and is worth at least
-            when it may go; below zero all units on trial are added, whatever they are worth.
+            when it may go; below zero all units on trial are added, whatever they are worth; 1e-7 where something
+            limits the network and 1e-6 where nothing does, if None.
         recent: Growths over which the exponent a is seen.
         strength: Exponent of the tilt; 0 for plain proportion.
         bounds: Least and greatest tilt.
@@ -85,8 +95,9 @@ class Proportional:
     most: float = 3.0
     events: int = 8
     share: float = 0.15
+    until: float = 0.6
     init: str | None = "suited"
-    price: float = 1e-7
+    price: float | None = None
     recent: int = 3
     strength: float = 0.25
     bounds: tuple[float, float] = (0.6, 1.5)
@@ -114,7 +125,11 @@ class Proportional:
     @property
     def pace(self) -> Pace:
         """When events come, and how much they add."""
-        return Pace(self.events, self.share, self.factor, self.most)
+        return Pace(self.events, self.share, self.factor, self.most, 0.0 if self._at_any_price else self.until)
+
+    @property
+    def _at_any_price(self) -> bool:
+        return bool(self.stops) or (self.price is not None and self.price < 0)
 
     @classmethod
     def over(cls, run: Timetable) -> "Proportional":
@@ -148,14 +163,14 @@ class Proportional:
             found = f"{sum(gone.values())} units cost less than they are worth elsewhere"
             return Decision({}, found if gone else "no unit is worth less than it costs", removals=gone)
         wide = [c for c in candidates if c.kind == "widen"]
-        least = self.price * _scale(now, present.loss)
+        least = self._least(now, present.loss)
         if block := self._best_block(now, candidates, least):
             return Decision({}, f"a block gains {_rate([block]):.1e} nats a parameter", (block.where,), again=True)
         added = sum(c.params for c in wide)
         now_worth = added * _worth_now(now, wide)
         worth = max(now_worth, self._later(now, present, added))
         price = least * added
-        if not worth > price and self.price >= 0 and not self.stops:
+        if not worth > price and not self._at_any_price:
             return Decision(
                 {}, f"{added:,} parameters would save {worth:.1e} nats, less than their price of {price:.1e}"
             )
@@ -175,15 +190,25 @@ class Proportional:
             aim = towards[math.ceil(slot * len(towards) / self.events) - 1]
         return aim, aim.budget.room(aim.cost)
 
+    def _least(self, now: Situation, loss: float = math.nan) -> float:
+        """What each parameter has to save at least [nats]."""
+        price = self.price if self.price is not None else FREE_PRICE if is_free(now) else PRICE
+        return price * _scale(now, loss)
+
     def _later(self, now: Situation, present: Present, added: int) -> float:
         """What added parameters will save once they are trained [nats]: L (1 - growth^-a)."""
         if not present.loss > 0:
             return 0.0
-        fallen, grown = 0.0, math.log(2)
-        for (before, loss), (after, less) in pairwise(_losses_by_size(now, present.loss)[-self.recent - 1 :]):
-            if after > before:  # else units went
-                fallen, grown = fallen + loss - less, grown + math.log(after / before)
-        return present.loss * (1 - (1 + added / now.cost.params) ** -max(fallen / grown, 0.0))
+        seen = _losses_by_size(now, present.loss)
+        if is_free(now):
+            loss, exponent = _power_law(seen[-FITTED:])
+        else:
+            loss, (fallen, grown) = present.loss, (0.0, math.log(2))
+            for (before, log), (after, less) in pairwise(seen[-self.recent - 1 :]):
+                if after > before:  # else units went
+                    fallen, grown = fallen + log - less, grown + math.log(after / before)
+            exponent = fallen / grown
+        return loss * (1 - (1 + added / now.cost.params) ** -max(exponent, 0.0))
 
     def _best_block(self, now: Situation, candidates: Sequence[Candidate], least: float) -> Candidate | None:
         """The block that gains most for its parameters, if that is more than the units do and the least that pays."""
@@ -208,7 +233,7 @@ class Proportional:
         return min(max(math.floor((progress - self.share) / step + 1e-9), 0), PRUNINGS)
 
     def _hysteresis(self, now: Situation) -> Hysteresis:
-        return Hysteresis(rest=1, price=max(self.price * _scale(now), 0.0))
+        return Hysteresis(rest=1, price=max(self._least(now), 0.0))
 
     def _tilts(self, now: Situation) -> dict[str, float]:
         """Return how each axis's growth is tilted, by the last event that had gains.
@@ -234,6 +259,15 @@ def _losses_by_size(now: Situation, loss: float) -> list[tuple[int, float]]:
     return [(params, fmean(log for _, log in same)) for params, same in groupby(known, key=itemgetter(0))]
 
 
+def _power_law(seen: Sequence[tuple[int, float]]) -> tuple[float, float]:
+    """The loss at the last of some sizes, and the exponent, by least squares in logarithms."""
+    sizes, logs = [math.log(params) for params, _ in seen], [log for _, log in seen]
+    x, y = fmean(sizes), fmean(logs)
+    squares = sum((size - x) ** 2 for size in sizes) + math.log(2) ** 2  # drawn towards zero
+    exponent = -sum((size - x) * (log - y) for size, log in zip(sizes, logs, strict=True)) / squares
+    return math.exp(y - exponent * (sizes[-1] - x)), exponent
+
+
 def _scale(now: Situation, loss: float = math.nan) -> float:
     """What prices are relative to: the size of the first loss that is known, `loss` being the present one, else 1."""
     losses = (*(event.loss for event in now.history), loss)
@@ -247,11 +281,12 @@ def _judged_units(event: Event, sizes: Mapping[str, int]) -> list[Candidate]:
 
 def _worth_now(now: Situation, wide: Sequence[Candidate]) -> float:
     """What the steps of candidates are worth alone, for each of their parameters, less a standard error [nats]."""
-    earlier = (_judged_units(event, now.sizes) for event in now.history if event.params_before == now.cost.params)
-    looks = [look for look in (*earlier, wide) if look]
+    looks = [_judged_units(event, now.sizes) for event in now.history if event.params_before == now.cost.params]
+    looks.append(list(wide))
+    known = [[(c.gain, c.se) if is_free(now) else (c.alone, c.alone_se) for c in look] for look in looks]
     params = sum(c.params for look in looks for c in look)
-    errors = [math.sqrt(sum(c.alone_se for c in look) * math.hypot(*(c.alone_se for c in look))) for look in looks]
-    return (sum(c.alone for look in looks for c in look) - math.hypot(*errors)) / max(params, 1)
+    errors = [math.sqrt(sum(se for _, se in look) * math.hypot(*(se for _, se in look))) for look in known]
+    return (sum(gain for look in known for gain, _ in look) - math.hypot(*errors)) / max(params, 1)
 
 
 def _rate(candidates: Sequence[Candidate]) -> float:
