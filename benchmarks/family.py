@@ -54,7 +54,7 @@ TASKS: Mapping[str, Task] = {
     "cifar10": Task(CIFAR, "resnet", 1, 32, examples=4_000),
 }
 KINDS = {"branch": Finishing(distil=0.0), "taught": Finishing()}
-SHORTER = 0.65  # of the epochs of a sweep, for the family beside it
+SHORTER = 0.7  # of the epochs of a sweep, for the family beside it
 
 
 @dataclass(frozen=True)

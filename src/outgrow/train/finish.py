@@ -23,8 +23,8 @@ class Finishing:
         InputError: One is out of range.
     """
 
-    length: float = 0.12
-    distil: float = 0.25
+    length: float = 0.08
+    distil: float = 0.75
 
     def __post_init__(self) -> None:
         if not 0 < self.length <= 1:
