@@ -23,7 +23,8 @@ MAY_KNOW = {
     "net": {"errors", "models"},
     "grow": {"errors", "models", "net"},
     "show": {"errors", "pareto"},
-    "integrations": {"errors", "show"},
+    "registry": {"errors", "factory", "grow", "option"},
+    "integrations": {"data", "errors", "grow", "models", "registry", "show", "train"},
     "train": {"errors", "net", "grow", "data", "models", "pareto", "stored"},
     "export": {"errors", "net", "train", "models", "stored"},
 }
@@ -63,6 +64,7 @@ def test_the_rooms_have_an_order():
     for room in (
         "errors",
         "factory",
+        "option",
         "pareto",
         "stored",
         "data",
@@ -72,6 +74,7 @@ def test_the_rooms_have_an_order():
         "show",
         "train",
         "export",
+        "registry",
         "integrations",
     ):
         assert MAY_KNOW[room] <= known

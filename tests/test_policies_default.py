@@ -206,8 +206,28 @@ def test_without_a_limit_gains_count_and_a_parameter_is_dearer(gain, error, alon
     tried = [candidate(gain=gain, se=error, alone=alone)]
     pays = gain - error - FREE_PRICE * 100
     assume(abs(pays) > 1e-9)
-    assert bool(Proportional().decide(situation(), tried, present()).units) == (pays > 0)
-    assert bool(Proportional(price=PRICE).decide(situation(), [candidate(gain=2e-5)], present()).units)
+    now = situation(history=[event(growths=(GROWN,))])
+    assert bool(Proportional().decide(now, tried, present()).units) == (pays > 0)
+    assert bool(Proportional(price=PRICE).decide(now, [candidate(gain=2e-5)], present()).units)
+
+
+def test_without_a_limit_the_first_event_grows_where_held_out_examples_show_what_it_brings():
+    tried, told = [candidate(gain=-1.0)], {"held_out": 0.5}
+    assert Proportional().decide(situation(**told), tried, present(0.5)).units
+    assert not Proportional().decide(situation(), tried, present(0.5)).units
+    assert not Proportional().decide(limited(**told), tried, present(0.5)).units
+    assert not Proportional().decide(situation(**told), [], present(0.5)).units
+    assert not Proportional().decide(situation(**told, history=[event(growths=(GROWN,))]), tried, present(0.5)).units
+
+
+def test_a_loss_on_held_out_examples_counts_where_it_is_told():
+    by_heart = [event(i, 100 * 2**i, 0.5**i, growths=(GROWN,)) for i in range(4)]
+    told = [replace(one, held_out=0.5 + 0.1 * i) for i, one in enumerate(by_heart)]
+    now = situation(cost=Cost(1600, 3200), history=by_heart)
+    assert Proportional().decide(now, [candidate()], present(0.03)).units
+    assert not Proportional().decide(replace(now, history=told, held_out=0.9), [candidate()], present(0.03)).units
+    falling = [replace(one, held_out=2 * 0.8**i) for i, one in enumerate(by_heart)]
+    assert Proportional().decide(replace(now, history=falling, held_out=0.8), [candidate()], present(math.nan)).units
 
 
 @given(

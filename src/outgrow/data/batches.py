@@ -19,6 +19,9 @@ class Batches:
     The part stays in memory (on `device`) as it is, images as uint8; a batch is one gather, an optional augmentation
     and a conversion to float32, images scaled to 0..1.
 
+    Where examples have weights, an epoch has as many examples as the part, each one as often as its weight asks for: n
+    w / sum(w) times, rounded up or down by chance (systematic sampling), or as one half says where nothing is shuffled.
+
     Args:
         split: The part.
         batch_size: Examples in a batch; the whole part if that is smaller.
@@ -51,7 +54,7 @@ class Batches:
             raise InputError(f"batch size {batch_size}: expected at least 1")
         if augment and split.x.ndim != 4:
             raise InputError(f"augmentation is for images; this is a table of {split.x.shape[-1]} features")
-        self.x, self.y = split.x.to(device), split.y.to(device)
+        self.x, self.y, self.weight = split.x.to(device), split.y.to(device), split.weight
         self.batch_size = max(1, min(batch_size, len(split)))
         self.shuffle = shuffle
         self.augment = augment
@@ -87,15 +90,40 @@ class Batches:
     def order(self) -> torch.Tensor:
         """Draw the examples of one epoch, int64 `[n]`."""
         if not self.shuffle:
-            return torch.arange(len(self.x))
+            return torch.arange(len(self.x)) if self.weight is None else drawn(self.weight, 0.5)
         device = self.generator.device if self.generator is not None else "cpu"
-        return torch.randperm(len(self.x), generator=self.generator, device=device)
+        if self.weight is None:
+            return torch.randperm(len(self.x), generator=self.generator, device=device)
+        chosen = drawn(self.weight, float(torch.rand((), generator=self.generator, dtype=torch.float64, device=device)))
+        return chosen[torch.randperm(len(self.x), generator=self.generator, device=device).to(chosen.device)]
 
     def _inputs(self, x: torch.Tensor) -> torch.Tensor:
         """What the network sees of stored examples, float32 `[b, ...]`."""
         if self.augment:
             x = augmented(x, min(x.shape[-2:]) // PIXELS_A_SHIFT, self.generator)
         return x.float() / 255 if x.dtype == torch.uint8 else x.float()
+
+
+def drawn(weight: torch.Tensor, start: float) -> torch.Tensor:
+    """Draw as many examples as there are, each one n w / sum(w) times, rounded up or down (systematic sampling).
+
+    Args:
+        weight: Weights above zero, `[n]`.
+        start: From 0 to below 1; if it is uniform, the expected counts are exact.
+
+    Returns:
+        Examples, int64 `[n]`, ascending.
+
+    Example:
+        >>> drawn(torch.tensor([1.0, 1.0, 2.0, 4.0]), 0.5).tolist()
+        [0, 2, 3, 3]
+    """
+    count = len(weight)
+    ends = weight.double().cumsum(0)
+    ends = (ends * (count / ends[-1]) + start + 1e-9).floor().long().clamp_(max=count)
+    ends[-1] = count
+    times = ends.diff(prepend=ends.new_zeros(1))
+    return torch.arange(count).to(times.device).repeat_interleave(times)
 
 
 @dataclass(frozen=True, eq=False)

@@ -23,13 +23,19 @@ class Split:
     Attributes:
         x: Images, uint8 `[n, channels, height, width]`, or a table, float32 `[n, features]`.
         y: Labels, int64 `[n]`, or regression targets, float32 `[n, targets]`.
+        weight: How much each example counts beside the others, above zero, `[n]`; all the same if None.
     """
 
     x: torch.Tensor
     y: torch.Tensor
+    weight: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.x)
+
+    def part(self, index: torch.Tensor | slice) -> "Split":
+        """Return some of the examples."""
+        return Split(self.x[index], self.y[index], None if self.weight is None else self.weight[index])
 
 
 @dataclass(frozen=True, eq=False)

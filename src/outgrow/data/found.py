@@ -120,4 +120,4 @@ def parts(own: Mapping[str, bool], validation: float) -> dict[str, str]:
 
 def _part(split: Split, index: torch.Tensor) -> Split:
     """The examples at `index`; without a copy if that is all of them."""
-    return split if len(index) == len(split) else Split(split.x[index], split.y[index])
+    return split if len(index) == len(split) else split.part(index)

@@ -109,6 +109,7 @@ class Event:
         examples: How many judged the candidates.
         epoch: Epochs of training so far, or calls of `Grower.check` where they weren't known.
         loss: Mean loss on the examples that judged, before anything changed [nats].
+        held_out: Mean loss on examples that are not trained on, where it was told [nats].
     """
 
     event: int
@@ -124,6 +125,7 @@ class Event:
     examples: int = 0
     epoch: float = 0.0
     loss: float = math.nan
+    held_out: float = math.nan
 
     def __str__(self) -> str:
         return "\n".join(map(str, self.growths)) if self.growths else f"no growth: {self.reason}"
@@ -150,7 +152,8 @@ class Event:
         values = {field.name: record[field.name] for field in fields(cls)}
         values["candidates"] = tuple(_read(Candidate, one) for one in record["candidates"])
         values["growths"] = tuple(_read(Growth, one) for one in record["growths"])
-        return cls(**values | {"loss": math.nan if record["loss"] is None else record["loss"]})
+        losses = {name: math.nan if record[name] is None else record[name] for name in ("loss", "held_out")}
+        return cls(**values | losses)
 
 
 Part = TypeVar("Part", Candidate, Growth)

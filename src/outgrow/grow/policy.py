@@ -39,6 +39,7 @@ class Situation:
         history: Every check so far for which the policy had a plan: also an empty one, and growth without a look.
         budget: What the network may cost.
         places: Gives the names of the places where a block can go.
+        held_out: Mean loss now on examples that are not trained on [nats]; nan where it wasn't told.
     """
 
     sizes: Mapping[str, int]
@@ -49,6 +50,7 @@ class Situation:
     history: Sequence[Event] = ()
     budget: Budget = field(default_factory=Budget)
     places: Callable[[], tuple[str, ...]] = tuple
+    held_out: float = math.nan
 
     def fits(self, units: Mapping[str, int]) -> bool:
         """Return whether the network with some more units keeps within the budget."""

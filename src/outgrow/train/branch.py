@@ -300,7 +300,7 @@ class Branches:
     def _lessons(self) -> Dataset:
         """The data with the number of an example in place of its target."""
         train = self._data.train
-        return replace(self._data, train=Split(train.x, torch.arange(len(train))))
+        return replace(self._data, train=replace(train, y=torch.arange(len(train))))
 
     @property
     def _teacher(self) -> Entry:

@@ -1,5 +1,6 @@
 """The Grower: the one object that a user's own training loop needs."""
 
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -228,7 +229,13 @@ class Grower:
             places=lambda: tuple(place.name for place in self.places),
         )
 
-    def check(self, loader: Iterable[Any], progress: float | None = None, epoch: float | None = None) -> Event:
+    def check(
+        self,
+        loader: Iterable[Any],
+        progress: float | None = None,
+        epoch: float | None = None,
+        held_out: float = math.nan,
+    ) -> Event:
         """Look whether the network should grow, and let it grow; costs nothing while the policy says it is not time.
 
         Args:
@@ -236,6 +243,8 @@ class Grower:
                 part, none for a plan without evidence. Best shuffled, without augmentation.
             progress: Share of the run that is over, 0 to 1, where it is known: the policy then spreads its events.
             epoch: Epochs trained so far, for policies that count them; the number of calls where absent.
+            held_out: Mean loss now on examples that are not trained on, where it is known [nats]. Without a limit the
+                default policy then goes by it, and not by the loss of examples that a network may know by heart.
 
         Returns:
             What was seen and done; where the policy looked again at once, the last event that changed something, and
@@ -247,24 +256,26 @@ class Grower:
         """
         if progress is not None and not 0 <= progress <= 1:
             raise InputError(f"expected the progress of the run as 0 to 1, got {progress}")
-        (event, again), looks = self._look_once(loader, progress, epoch), 1
+        (event, again), looks = self._look_once(loader, progress, epoch, held_out), 1
         while again:
             if looks == AGAIN_AT_MOST:
                 raise InputError(
                     f"policy {type(self.policy).__name__}: expected its looks at one moment to end, received "
                     f"again=True from {looks:,} of them: let it stop, or give a budget that it keeps to"
                 )
-            following, again = self._look_once(loader, progress, epoch)
+            following, again = self._look_once(loader, progress, epoch, held_out)
             looks += 1
             if following.growths or (following.event and not event.growths):
                 event = following
         self._calls += 1
         return event
 
-    def _look_once(self, loader: Iterable[Any], progress: float | None, epoch: float | None) -> tuple[Event, bool]:
+    def _look_once(
+        self, loader: Iterable[Any], progress: float | None, epoch: float | None, held_out: float
+    ) -> tuple[Event, bool]:
         """One event, and whether the policy wants another one at once."""
         started = time.perf_counter()
-        now = self.situation(progress, epoch)
+        now = replace(self.situation(progress, epoch), held_out=held_out)
         plan = self._plan(now)
         params = now.cost.params
         unchanged = partial(Event, gain_now=None, candidates=(), growths=(), params_before=params, params_after=params)
@@ -303,6 +314,7 @@ class Grower:
             examples=verdict.examples,
             epoch=now.epoch,
             loss=verdict.loss,
+            held_out=held_out,
         )
         self.history.append(event)
         return event, verdict.decision.again and (bool(growths) or len(self._failed) > failed)

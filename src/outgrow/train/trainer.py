@@ -14,8 +14,9 @@ from outgrow.data import Dataset, Split
 from outgrow.errors import InputError
 from outgrow.grow.budget import Budget
 from outgrow.grow.check import Verdict
+from outgrow.grow.policies.pace import is_free
 from outgrow.grow.policies.proportional import Proportional
-from outgrow.grow.policy import Policy, Timetable
+from outgrow.grow.policy import Plan, Policy, Timetable
 from outgrow.models import SeedNetwork
 from outgrow.net.cost import parameters
 from outgrow.net.resizing import settings_of
@@ -36,6 +37,8 @@ from outgrow.train.saving import FamilyWriter
 from outgrow.train.stages import staged
 
 Record = Mapping[str, Any]
+
+HELD_OUT = 2_048  # validation examples, at most, that tell whether a growth has paid
 
 
 class Trainer:
@@ -95,6 +98,7 @@ class Trainer:
         self._loss = loss_of(dataset)
         self._loaders = Loaders(dataset, recipe, seed, device)
         self._train, self._full = self._loaders.train, self._loaders.full
+        self._some = _spread(dataset.validation, HELD_OUT)
         self._course = Course(
             steps=recipe.epochs * len(self._train),
             batch_size=self._train.batch_size,
@@ -256,7 +260,7 @@ class Trainer:
         self._limit_growth(most)
         seen = len(grower.history)
         try:
-            grower.check(self._loaders.plain, progress, epoch)
+            grower.check(self._loaders.plain, progress, epoch, self._held_out(plan))
         except FloatingPointError as error:
             raise self._diverged() from error
         events = grower.history[seen:]
@@ -267,6 +271,15 @@ class Trainer:
                 restart_(self._average)
             self._at.blocks += [growth.where for growth in event.growths if growth.kind == "insert"]
             self._record({**event.to_json(), "step": self._at.step})
+
+    def _held_out(self, plan: Plan) -> float:
+        """The loss of the averaged weights on validation examples, where nothing but what it pays limits a growth."""
+        if plan.evidence != "gain" or not plan.units or not is_free(self._grower.situation()):
+            return math.nan
+        model = copy.deepcopy(self._average.module)
+        settle_statistics_(model, self._full)
+        self._account.save(self._grower.flops)
+        return self._evaluate(model, self._some)["loss"]
 
     def _limit_growth(self, most: float) -> None:
         """Let the network grow to so many forward FLOPs, within its budget."""
@@ -368,3 +381,8 @@ class Trainer:
         self._family.total = totals
         self._family.write()
         self._record({"record": "end", "reason": reason, "epoch": self._at.step / len(self._train), **totals})
+
+
+def _spread(split: Split, most: int) -> Split:
+    """So many examples of a part at most, spread over it."""
+    return split.part(slice(None, None, math.ceil(len(split) / most)))

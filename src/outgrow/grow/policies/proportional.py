@@ -39,7 +39,7 @@ class Proportional:
     are independent and if they are one; by luck alone, what is left is above zero at two of a hundred looks at one
     axis, and at nine of a hundred at five. The second is what it will be worth when its own incoming weights have
     learned, which is several times more, and does not show in a step: with the loss L at each size N that the run has
-    had, the mean of all looks at that size,
+    had, the mean of all looks at that size, on held-out examples where that is told,
 
         L ~ N^-a,    saved = L (1 - growth^-a),
 
@@ -50,7 +50,8 @@ class Proportional:
     Where nothing limits the network, the price alone says how large it becomes. So it is higher, and both accounts are
     stricter: the first takes gains, what the present weights could do as well left out, in place of the steps
     alone; the second takes a and L from the line that fits the last 8 sizes best, since growth ends at the first
-    refusal.
+    refusal. Where a held-out loss is told, the first event grows the network in any case, since a seed is meant to be
+    too small, and that loss shows what it brought.
 
     The price is relative: `price` times the loss at the first event, so that a loss in another unit lets the same
     network grow. The power law is one of losses whose best value is zero, and takes all that fell between two growths
@@ -171,6 +172,8 @@ class Proportional:
         worth = max(now_worth, self._later(now, present, added))
         price = least * added
         if not worth > price and not self._at_any_price:
+            if wide and is_free(now) and _is_told(now) and not any(event.growths for event in now.history):
+                return Decision({c.where: c.units for c in wide}, "a first growth, to see what it brings")
             return Decision(
                 {}, f"{added:,} parameters would save {worth:.1e} nats, less than their price of {price:.1e}"
             )
@@ -197,13 +200,14 @@ class Proportional:
 
     def _later(self, now: Situation, present: Present, added: int) -> float:
         """What added parameters will save once they are trained [nats]: L (1 - growth^-a)."""
-        if not present.loss > 0:
+        loss = now.held_out if _is_told(now) else present.loss
+        if not loss > 0:
             return 0.0
-        seen = _losses_by_size(now, present.loss)
+        seen = _losses_by_size(now, loss)
         if is_free(now):
             loss, exponent = _power_law(seen[-FITTED:])
         else:
-            loss, (fallen, grown) = present.loss, (0.0, math.log(2))
+            fallen, grown = 0.0, math.log(2)
             for (before, log), (after, less) in pairwise(seen[-self.recent - 1 :]):
                 if after > before:  # else units went
                     fallen, grown = fallen + log - less, grown + math.log(after / before)
@@ -254,9 +258,16 @@ class Proportional:
 
 def _losses_by_size(now: Situation, loss: float) -> list[tuple[int, float]]:
     """The sizes of the run so far [parameters], each with the mean log of the losses of all looks at it."""
-    looks = [*((event.params_before, event.loss) for event in now.history), (now.cost.params, loss)]
+    told = _is_told(now)
+    looks = [(event.params_before, event.held_out if told else event.loss) for event in now.history]
+    looks.append((now.cost.params, loss))
     known = [(params, math.log(loss)) for params, loss in looks if loss > 0]
     return [(params, fmean(log for _, log in same)) for params, same in groupby(known, key=itemgetter(0))]
+
+
+def _is_told(now: Situation) -> bool:
+    """Whether the loss on held-out examples is told."""
+    return not math.isnan(now.held_out)
 
 
 def _power_law(seen: Sequence[tuple[int, float]]) -> tuple[float, float]:

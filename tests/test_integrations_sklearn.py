@@ -1,0 +1,213 @@
+"""The estimators: scikit-learn's own checks, rows that say the same, tables with categories and gaps, sizes."""
+
+import pickle
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.base import clone
+from sklearn.datasets import load_diabetes, load_digits, load_iris, make_moons
+from sklearn.linear_model import LinearRegression
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from outgrow.errors import InputError
+from outgrow.integrations.encoding import merged
+from outgrow.sklearn import GrowingClassifier, GrowingRegressor
+from outgrow.train.finish import spaced
+
+QUICK = {"epochs": 20, "random_state": 0}
+
+
+@parametrize_with_checks([GrowingClassifier(epochs=15), GrowingRegressor(epochs=15)])
+def test_it_is_an_estimator_as_scikit_learn_checks_it(estimator, check):
+    check(estimator)
+
+
+@pytest.fixture(scope="module")
+def moons():
+    rows, labels = make_moons(400, noise=0.1, random_state=0)
+    return rows, np.array(["left", "right"])[labels]
+
+
+@pytest.fixture(scope="module")
+def fitted(moons):
+    return GrowingClassifier(epochs=60, random_state=0).fit(*moons)
+
+
+@given(st.data())
+def test_rows_that_say_the_same_are_merged_whatever_their_order(data):
+    n = data.draw(st.integers(1, 12))
+    X = np.array(data.draw(st.lists(st.tuples(*[st.sampled_from([-1.0, -0.0, 0.0, 2.5])] * 2), min_size=n, max_size=n)))
+    y = np.array(data.draw(st.lists(st.integers(0, 2), min_size=n, max_size=n)))
+    times = np.array(data.draw(st.lists(st.integers(0, 3), min_size=n, max_size=n)))
+    if not times.any():
+        return
+    weighted = merged(X, y, times.astype(float))
+    order = np.random.default_rng(0).permutation(times.sum())
+    repeated = merged(X.repeat(times, 0)[order], y.repeat(times)[order], np.ones(times.sum()))
+    for one, other in zip(weighted, repeated, strict=True):
+        assert np.array_equal(one, other)
+    assert weighted[2].sum() == times.sum()
+    assert len({(*row, label) for row, label in zip((weighted[0] + 0.0).tolist(), weighted[1], strict=True)}) == len(
+        weighted[0]
+    )
+
+
+def test_it_finds_a_size_and_keeps_good_ones_on_the_way(fitted, moons):
+    rows, labels = moons
+    assert fitted.score(rows, labels) > 0.97
+    assert len(fitted.sizes_) > 2
+    assert fitted.sizes_ == sorted(fitted.sizes_)
+    assert fitted.size_.validation["accuracy"] == max(size.validation["accuracy"] for size in fitted.family_)
+    before = fitted.size_.params
+    small = fitted.at(max_params=fitted.sizes_[0])
+    assert small.size_.params == fitted.sizes_[0]
+    assert fitted.size_.params == before
+    assert small.score(rows, labels) > 0.8
+    assert not np.allclose(small.predict_proba(rows), fitted.predict_proba(rows))
+    assert fitted.at(min_accuracy=0.5).size_.params == fitted.sizes_[0]
+    assert fitted.size_.name in fitted.family_.table()
+    with pytest.raises(InputError, match="no size"):
+        fitted.at(max_params=10)
+
+
+def test_probabilities_sum_to_one_and_say_what_is_predicted(fitted, moons):
+    found = fitted.predict_proba(moons[0])
+    assert np.allclose(found.sum(1), 1)
+    assert (fitted.classes_[found.argmax(1)] == fitted.predict(moons[0])).all()
+    assert np.allclose(np.log(found), fitted.predict_log_proba(moons[0]))
+
+
+def test_it_travels_and_repeats(fitted, moons):
+    rows, labels = moons
+    again = pickle.loads(pickle.dumps(fitted))
+    assert np.array_equal(again.predict_proba(rows), fitted.predict_proba(rows))
+    assert again.at(max_params=fitted.sizes_[0]).size_.params == fitted.sizes_[0]
+    state = torch.get_rng_state()
+    other = clone(fitted).fit(rows, labels)
+    assert torch.equal(torch.get_rng_state(), state)  # torch's own chance is left alone
+    assert np.array_equal(other.predict_proba(rows), fitted.predict_proba(rows))
+    assert [one["record"] for one in other.history_ if "record" in one] == [
+        one["record"] for one in fitted.history_ if "record" in one
+    ]
+
+
+def test_a_budget_is_kept(moons):
+    model = GrowingClassifier(max_params=90, widths=(4,), **QUICK).fit(*moons)
+    assert max(model.sizes_) <= 90
+    with pytest.raises(InputError, match="below the seed's"):
+        GrowingClassifier(max_params=5, **QUICK).fit(*moons)
+    without = GrowingClassifier(finish=False, policy="schedule", policy_options={"events": 2}, **QUICK).fit(*moons)
+    assert {size.quality for size in without.family_} == {"average"}
+
+
+def test_it_fits_into_pipelines_and_searches(moons):
+    rows, labels = moons
+    pipe = make_pipeline(StandardScaler(), GrowingClassifier(epochs=5))
+    search = GridSearchCV(pipe, {"growingclassifier__max_params": [120, 240]}, cv=2, n_jobs=2).fit(rows, labels)
+    assert set(search.best_params_) == {"growingclassifier__max_params"}
+
+
+def test_a_table_with_categories_text_and_gaps(capsys):
+    rng = np.random.default_rng(0)
+    n = 400
+    table = pd.DataFrame(
+        {
+            "size": rng.normal(size=n),
+            "kind": pd.Categorical(rng.choice(["a", "b", "c"], n)),
+            "place": rng.choice(["north", "south"], n),
+            "new": rng.random(n) < 0.5,
+        }
+    )
+    price = table["size"] + 3 * (table["kind"] == "b") - 2 * (table["place"] == "north") + table["new"]
+    gone = rng.random(n) < 0.1
+    table.loc[gone, "size"] = np.nan
+    model = GrowingRegressor(missing="median", epochs=60, random_state=0, verbose=1).fit(table, price)
+    assert "epoch" in capsys.readouterr().out
+    assert model.score(table, price) > 0.85
+    assert list(model.feature_names_in_) == list(table.columns)
+    unknown = table.assign(place="west")
+    assert np.isfinite(model.predict(unknown)).all()
+    with pytest.raises(ValueError, match="NaN"):
+        GrowingRegressor(**QUICK).fit(table, price)
+    with pytest.raises(ValueError, match="feature names"):
+        model.predict(table.drop(columns="new"))
+
+
+def test_several_targets_and_far_away_ones():
+    rows, target = load_diabetes(return_X_y=True)
+    both = np.column_stack([target * 1e6, 1 - target])
+    model = GrowingRegressor(epochs=40, random_state=0).fit(rows, both)
+    assert model.predict(rows).shape == both.shape
+    assert model.score(rows, both) > 0.3
+    assert GrowingRegressor(**QUICK).fit(rows + 1e5, target).predict(rows + 1e5).shape == target.shape
+    linear = LinearRegression().fit(rows, target).score(rows, target)
+    assert GrowingRegressor(epochs=60, random_state=0).fit(rows, target).score(rows, target) > linear - 0.05
+
+
+def test_weights_tell_what_counts():
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(300, 2))
+    labels = rng.integers(0, 2, 300)  # only weights tell which ones to trust
+    trusted = labels == (rows[:, 0] > 0)
+    model = GrowingClassifier(epochs=40, random_state=0).fit(rows, labels, np.where(trusted, 20.0, 1.0))
+    assert model.score(rows[trusted], labels[trusted]) > 0.9
+
+
+def test_a_warm_start_goes_on_with_the_network_that_there_is(moons):
+    rows, labels = moons
+    model = GrowingClassifier(warm_start=True, epochs=40, random_state=0).fit(rows, labels)
+    before = model.size_
+    model.set_params(epochs=3).fit(rows, labels)
+    assert min(model.sizes_) == before.params
+    assert model.score(rows, labels) > 0.95
+    with pytest.raises(InputError, match="warm_start"):
+        model.fit(rows, np.where(labels == "left", "up", "down"))
+
+
+def test_labels_of_any_kind_and_many_classes():
+    rows, labels = load_digits(return_X_y=True)
+    rows, labels = rows[:600], labels[:600] * 10.0
+    model = GrowingClassifier(epochs=25, random_state=0).fit(rows, labels)
+    assert set(model.classes_) == set(labels)
+    assert model.score(rows, labels) > 0.9
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"missing": "zero"}, "missing: expected 'error' or 'median'"),
+        ({"validation_fraction": 0}, "validation_fraction"),
+        ({"epochs": 0}, "epochs: expected more than 0"),
+        ({"rate": -1.0}, "rate: expected more than 0"),
+        ({"policy": "magic"}, "unknown policy 'magic'"),
+        ({"policy_options": {"speed": 2}}, "speed"),
+        ({"max_params": -3}, "max_params"),
+    ],
+    ids=str,
+)
+def test_bad_options_are_named(bad, message, moons):
+    with pytest.raises(InputError, match=message):
+        GrowingClassifier(**{**QUICK, **bad}).fit(*moons)
+
+
+def test_bad_rows_are_named():
+    rows, labels = load_iris(return_X_y=True)
+    with pytest.raises(ValueError, match="non-zero"):
+        GrowingClassifier(**QUICK).fit(rows, labels, np.zeros(len(rows)))
+    with pytest.raises(ValueError, match=r"[Nn]egative"):
+        GrowingClassifier(**QUICK).fit(rows, labels, -np.ones(len(rows)))
+    with pytest.raises(InputError, match="at least 4 rows"):
+        GrowingClassifier(**QUICK).fit(rows[:1].repeat(50, 0), labels[:1].repeat(50))
+
+
+def test_the_sizes_that_are_finished_are_those_of_a_run(fitted):
+    finished = {size.name for size in fitted.family_ if size.quality == "branch"}
+    entries = [{"name": size.name, "params": size.params} for size in fitted.family_]
+    assert finished <= set(spaced(entries))
