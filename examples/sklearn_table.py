@@ -10,7 +10,7 @@ from sklearn.model_selection import train_test_split
 from outgrow.sklearn import GrowingRegressor
 
 
-def houses(count: int = 1_500) -> pd.DataFrame:
+def houses(count: int = 800) -> pd.DataFrame:
     """Make a table: what houses are like, and what they cost."""
     rng = np.random.default_rng(0)
     table = pd.DataFrame(
@@ -31,7 +31,7 @@ def main() -> None:
     """Fit, score, and take a smaller size."""
     table = houses()
     train, test = train_test_split(table, random_state=0)
-    model = GrowingRegressor(missing="median", random_state=0)
+    model = GrowingRegressor(max_params=1_000, missing="median", random_state=0)
     model.fit(train.drop(columns="price"), train["price"])
 
     print(model.family_.table())

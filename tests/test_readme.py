@@ -44,3 +44,19 @@ def test_ci_runs_the_second_command_word_for_word():
 def test_links_lead_somewhere(page):
     for link in re.findall(r"\]\(([^)]+)\)", (ROOT / page).read_text()):
         assert link.startswith("https://") or (ROOT / page).parent.joinpath(link.partition("#")[0]).exists(), link
+
+
+def test_the_estimator_of_the_readme_runs_as_shown(tmp_path):
+    shown = next(block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "sklearn import" in block)
+    page = (ROOT / "docs" / "sklearn.md").read_text().split("<!-- sklearn -->")[1].split("```python\n")[1]
+    for code in (shown, page.split("```")[0]):
+        found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+        assert re.match(r"0\.9\d+ \[\d+", found.stdout)
+
+
+def test_the_example_of_a_table_is_short_and_runs():
+    example = ROOT / "examples" / "sklearn_table.py"
+    assert len(example.read_text().splitlines()) <= 80
+    command = [sys.executable, str(example)]
+    found = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert found.stdout.count("on the test part") == 2
