@@ -109,8 +109,8 @@ def test_a_budget_is_kept(moons):
 
 def test_it_fits_into_pipelines_and_searches(moons):
     rows, labels = moons
-    pipe = make_pipeline(StandardScaler(), GrowingClassifier(epochs=5))
-    search = GridSearchCV(pipe, {"growingclassifier__max_params": [120, 240]}, cv=2, n_jobs=2).fit(rows, labels)
+    pipe = make_pipeline(StandardScaler(), GrowingClassifier(epochs=2, finish=False))
+    search = GridSearchCV(pipe, {"growingclassifier__max_params": [120, 240]}, cv=2).fit(rows, labels)
     assert set(search.best_params_) == {"growingclassifier__max_params"}
 
 

@@ -233,9 +233,8 @@ def test_a_loss_on_held_out_examples_counts_where_it_is_told():
 @given(
     a=st.floats(0.05, 1),
     sizes=st.lists(st.integers(100, 10_000), min_size=2, max_size=8, unique=True).map(sorted),
-    noise=st.floats(0.7, 1.4),
 )
-def test_without_a_limit_the_power_law_is_fitted_to_all_sizes(a, sizes, noise):
+def test_without_a_limit_the_power_law_is_fitted_to_all_sizes(a, sizes):
     assume(sizes[-1] >= 1.1 * sizes[0])
     policy, last = Proportional(), sizes[-1]
     now = situation(cost=Cost(last, 2 * last), history=[event(i, n, n**-a) for i, n in enumerate(sizes[:-1], 1)])
@@ -246,9 +245,6 @@ def test_without_a_limit_the_power_law_is_fitted_to_all_sizes(a, sizes, noise):
     level = last**-a * math.exp(-(a - seen) * sum(logs) / len(logs))
     assert worth == pytest.approx(level * (1 - 2**-seen), rel=1e-6)
     assert policy._later(replace(now, history=[]), present(last**-a), last) == 0
-    if len(sizes) == 8:  # one look by chance turns it less than it turns the difference of two losses
-        shift = abs(math.log(policy._later(now, present(noise * last**-a), last) / worth))
-        assert shift <= 2 * abs(math.log(noise)) / math.sqrt(2) + 1e-9 or seen < 0.2
 
 
 @given(gain=st.floats(0, 1), params=st.integers(1, 10_000), wide=st.floats(0, 1), lead=st.floats(0.5, 3))
