@@ -22,6 +22,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch and scikit-learn r
 
 import numpy as np
 import pandas as pd
+import sklearn
+import torch
 from grow import commit, hardware
 from policies import lines
 from sklearn.base import BaseEstimator
@@ -101,6 +103,7 @@ def fitted(name: str, features: pd.DataFrame, target: pd.Series, task: str, seed
         "score": float(model.score(parts[1], parts[3])),
         "params": parameters(model),
         "examples": len(parts[0]),
+        "versions": {"scikit-learn": sklearn.__version__, "torch": torch.__version__},
         "commit": commit(),
         "hardware": hardware(),
     }

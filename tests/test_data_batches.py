@@ -2,10 +2,13 @@
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from data_samples import pixels
 from outgrow.data import Batches, Split
 from outgrow.data.augment import augment, reflect, take
+from outgrow.data.batches import drawn
 from outgrow.errors import InputError
 
 IMAGES = torch.from_numpy(pixels(50, 3, 16, 12))
@@ -29,6 +32,41 @@ def test_an_epoch_is_a_permutation_with_labels_in_step(batch_size, shuffle):
         assert len(epoch) == len(batches)
         assert y.sort().values.tolist() == list(range(50))
         assert torch.equal(torch.cat([x for x, _ in epoch]), IMAGES[y].float() / 255)
+
+
+WEIGHTS = st.lists(st.floats(0.01, 10), min_size=1, max_size=30).map(torch.tensor)
+
+
+@given(WEIGHTS, st.floats(0, 0.999))
+def test_examples_are_drawn_as_often_as_their_weights_ask_for(weight, start):
+    asked = weight.double() * len(weight) / weight.double().sum()
+    found = torch.bincount(drawn(weight, start), minlength=len(weight))
+    assert found.sum() == len(weight)
+    assert ((found - asked).abs() < 1 + 1e-6).all()  # rounded up or down
+    assert torch.equal(drawn(torch.ones(len(weight)), start), torch.arange(len(weight)))
+
+
+@given(WEIGHTS)
+def test_over_all_starts_the_counts_are_exact(weight):
+    draws = torch.cat([drawn(weight, start / 100) for start in range(100)])
+    found = torch.bincount(draws, minlength=len(weight)) / 100
+    torch.testing.assert_close(found, weight * len(weight) / weight.sum(), rtol=0, atol=0.021)  # two steps of the starts
+
+
+def test_weights_choose_the_examples_of_an_epoch_which_can_be_taken_up_again():
+    part = Split(torch.arange(20.0)[:, None], torch.arange(20), torch.arange(20) + 1.0)
+    batches = Batches(part, 4, shuffle=True, generator=seeded())
+    first, second = (torch.cat([y for _, y in epoch]) for epoch in (batches, batches))
+    assert len(first) == len(second) == 20
+    assert not torch.equal(first.sort().values, second.sort().values)  # drawn anew
+    assert torch.stack([first, second]).float().mean() > 11  # 9.5 without weights
+    epoch = iter(batches)
+    _, place = next(epoch), epoch.bookmark()
+    rest = [y.tolist() for _, y in epoch]
+    assert [y.tolist() for _, y in batches.resumed(place)] == rest
+    plain = [torch.cat([y for _, y in Batches(part, 4)]) for _ in range(2)]
+    assert torch.equal(*plain)
+    assert part.part(torch.tensor([3, 5])).weight.tolist() == [4, 6]
 
 
 def test_each_epoch_has_a_new_order():

@@ -43,11 +43,11 @@ def test_the_largest_network_that_is_allowed_can_be_checked_trained_and_saved(co
     most = account.most_after_check(flops, step, lambda: checking)
     assert most > flops
     account.check_early(int(CHECK_MARGIN * checking))
-    account.save(flops)
+    account.settle(flops)
     account.check([event(int(CHECK_MARGIN * checking), (grown(),)), event(int(CHECK_MARGIN * checking * most / flops))])
     for _ in range(step, course.steps):
         account.train(most, course.batch_size)
-    account.save(most)
+    account.settle(most)
     unused = (account.limit - account.train_flops) / (course.passes_left(step) + CHECK_MARGIN * checking / flops)
     assert 0 <= unused < 1 + 1e-9  # nor would one FLOP more be affordable
 

@@ -240,3 +240,20 @@ def test_the_rate_falls_once_the_policy_has_done(share, tmp_path):
     run.run()
     rates = {record["epoch"]: record["rate"] for record in records if record.get("record") == "epoch"}
     assert all((rate == 3e-3) == (epoch / 10 <= max(share, 0.6)) for epoch, rate in rates.items())
+
+
+def test_without_a_limit_a_check_goes_by_the_validation_loss_of_what_it_saves(tmp_path):
+    network, data, records = CASES["rings"][2], dataset("rings"), []
+    for name, budget in (("free", Budget()), ("limited", Budget(max_params=600))):
+        folder = RunFolder(tmp_path / name)
+        folder.claim(overwrite=False)
+        recipe = Recipe(epochs=20, batch_size=32)
+        records.append([])
+        Trainer(data, network, recipe, folder, budget=budget, on_record=records[-1].append).run()
+    free, limited = ([record for record in run if "event" in record] for run in records)
+    assert {record["held_out"] for record in limited} == {None}
+    saved = {size["params"]: size["validation"]["loss"] for size in records[0] if size.get("record") == "size"}
+    grown = [record for record in free if record["growths"]]
+    assert len(grown) > 1
+    for record in grown:
+        assert record["held_out"] == pytest.approx(saved[record["params_before"]])

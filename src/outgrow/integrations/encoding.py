@@ -16,7 +16,7 @@ def has_categories(X: Any) -> bool:
     return hasattr(X, "select_dtypes") and not X.select_dtypes(exclude=NUMBERS).columns.empty
 
 
-def numbers_of() -> ColumnTransformer:
+def as_numbers() -> ColumnTransformer:
     """Return what makes numbers of a table with categories: a column for each category, zeros for unknown ones."""
     categories = OneHotEncoder(handle_unknown="ignore", sparse_output=False, dtype=np.float64)
     return ColumnTransformer(

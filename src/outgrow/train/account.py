@@ -122,8 +122,8 @@ class Account:
         """Count a step on some examples of a network with so many forward FLOPs an example."""
         self.train_flops += 3 * flops * examples
 
-    def save(self, flops: int) -> None:
-        """Count the statistics of a saved size."""
+    def settle(self, flops: int) -> None:
+        """Count the statistics of averaged weights that are saved or judged."""
         self.train_flops += flops * self.course.saving
 
     def check_early(self, flops: int) -> None:

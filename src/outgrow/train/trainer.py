@@ -276,10 +276,9 @@ class Trainer:
         """The loss of the averaged weights on validation examples, where nothing but what it pays limits a growth."""
         if plan.evidence != "gain" or not plan.units or not is_free(self._grower.situation()):
             return math.nan
-        model = copy.deepcopy(self._average.module)
-        settle_statistics_(model, self._full)
-        self._account.save(self._grower.flops)
-        return self._evaluate(model, self._some)["loss"]
+        settle_statistics_(self._average.module, self._full)
+        self._account.settle(self._grower.flops)
+        return self._evaluate(self._average.module, self._some)["loss"]
 
     def _limit_growth(self, most: float) -> None:
         """Let the network grow to so many forward FLOPs, within its budget."""
@@ -307,7 +306,7 @@ class Trainer:
         """Save averaged weights with their own BatchNorm statistics, and how good they are."""
         model = self._average.module if model is None else model
         settle_statistics_(model, self._full)
-        self._account.save(self._grower.flops)
+        self._account.settle(self._grower.flops)
         entry = self._family.add(
             tensors_of(model),
             {

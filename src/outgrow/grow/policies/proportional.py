@@ -291,7 +291,7 @@ def _judged_units(event: Event, sizes: Mapping[str, int]) -> list[Candidate]:
 
 
 def _worth_now(now: Situation, wide: Sequence[Candidate]) -> float:
-    """What the steps of candidates are worth alone, for each of their parameters, less a standard error [nats]."""
+    """What steps alone, or without a limit gains, are worth now for each parameter, less a standard error [nats]."""
     looks = [_judged_units(event, now.sizes) for event in now.history if event.params_before == now.cost.params]
     looks.append(list(wide))
     known = [[(c.gain, c.se) if is_free(now) else (c.alone, c.alone_se) for c in look] for look in looks]
