@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -62,6 +62,7 @@ policies = st.builds(
 
 
 @given(policies, candidates)
+@example(Senn(bound=True), [candidate("a", bound=0.5, present=0.0), candidate("b", bound=1.0, present=2e-309)])
 def test_it_adds_the_one_with_the_largest_ratio_of_those_that_pass_both_thresholds(policy, found):
     def increase(c):
         return c.bound if policy.bound else c.score

@@ -114,7 +114,7 @@ class Senn:
         """Return the best candidate, if it passes both thresholds."""
         best = max(
             (c for c in candidates if now.affords(c)),
-            key=lambda c: (self._accepts(c, present), self._ratio(c, present), self._increase(c)),
+            key=lambda c: (self._accepts(c, present), self._log_ratio(c, present), self._increase(c)),
             default=None,
         )
         if best is None:
@@ -136,10 +136,19 @@ class Senn:
     def _increase(self, candidate: Candidate) -> float:
         return candidate.bound if self.bound else candidate.score
 
+    def _eta(self, candidate: Candidate, present: Present) -> float:
+        return candidate.present if self.relative == "layer" else present.score
+
     def _ratio(self, candidate: Candidate, present: Present) -> float:
-        eta = candidate.present if self.relative == "layer" else present.score
-        increase = max(self._increase(candidate), 0.0)
+        eta, increase = self._eta(candidate, present), max(self._increase(candidate), 0.0)
         return increase / eta if eta > 0 else math.inf if increase else 0.0
+
+    def _log_ratio(self, candidate: Candidate, present: Present) -> float:
+        """The logarithm of the ratio, which is infinite for an eta of zero alone: a quotient overflows before that."""
+        eta, increase = self._eta(candidate, present), self._increase(candidate)
+        if not increase > 0:
+            return -math.inf
+        return math.log(increase) - math.log(eta) if eta > 0 else math.inf
 
     def _accepts(self, candidate: Candidate, present: Present) -> bool:
         enough = self._increase(candidate) > self.alpha * present.ceiling
