@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, get_args
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
@@ -31,8 +31,11 @@ from outgrow.net.cost import parameters
 from outgrow.net.inputs import Example
 from outgrow.net.newborns import Newborns
 from outgrow.net.place import Place
+from outgrow.net.surgery import tensors_of
 from outgrow.train.growing import Growing, axes_to_try
 from outgrow.train.inventory import Inventory
+from outgrow.train.ranks import Agreed, Ranks
+from outgrow.train.regrown import blocks_of, regrow_, sizes_to_save
 
 AGAIN_AT_MOST = 1_000  # looks at one moment: more than SENN's bound on them with any of its published thresholds
 VERIFIED = 32  # examples on which an edit is verified
@@ -41,8 +44,11 @@ VERIFIED = 32  # examples on which an edit is verified
 class Grower:
     """Widens, deepens and shrinks a model while a loop of the user's trains it, where that pays on fresh data.
 
+    Where torch.distributed is initialised, every rank has one, and calls it at the same moments: see
+    `outgrow.train.ranks`.
+
     Args:
-        model: Any module that `torch.export` can export; edited in place.
+        model: Any module that `torch.export` can export; edited in place. Of a wrapped one the module inside.
         optimizer: Its optimizer; gets the new parameters, and keeps the state of the old ones.
         loss: Mean loss of an output and a target, twice differentiable and convex in the output, such as
             cross-entropy; or L1's and Huber's, whose straight lines count as curved (robust Gauss-Newton). The output
@@ -78,8 +84,8 @@ class Grower:
 
     Raises:
         InputError: The model can't be exported, or nothing of it can grow, or the budget is below its size, or the
-            optimizer has none of its parameters, or both or neither of loss and step are given, or another argument is
-            out of range.
+            optimizer has none of its parameters, or the model is wrapped or sharded for several processes, or both or
+            neither of loss and step are given, or another argument is out of range.
 
     Examples:
         >>> torch.manual_seed(1) and None
@@ -122,6 +128,7 @@ class Grower:
     ) -> None:
         demand_known("Fisher matrix", fisher, get_args(Fisher))
         demand_known("convention", convention, get_args(Convention))
+        _demand_plain(model)
         self.model, self.optimizer, self.example = model, optimizer, example
         self.loss, self.step, self._objective = loss, step, objective_of(loss, step)
         self.policy: Policy = policy or (Proportional(init=proposal) if proposal else Proportional())
@@ -153,20 +160,49 @@ class Grower:
         return f"Grower({parameters(self.model):,} parameters; {sizes}; {len(self.history)} checks)"
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what it remembers beside the model, optimizer and averages: JSON values, and a uint8 `generator`."""
+        """Return what it remembers beside model, optimizer and averages: JSON values, and a uint8 `generator`."""
         return {
             "calls": self._calls,
             "failed": dict(self._failed),
             "fixed": {axis.name: axis.reason for axis in self.axes if not axis.growable},
+            "grown": sizes_to_save(self.model, self.axes),
             "history": [event.to_json() for event in self.history],
             "generator": self._generator.get_state(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on as the Grower that this is the state of, once the model has the weights and sizes that it had then."""
+        """Go on as the Grower that this is the state of; load the states of model, optimizer and averages after it.
+
+        A model as it was before it grew grows again first, in place, with its optimizer and averages, so that their
+        states fit. What grew is NaN until then.
+
+        Args:
+            state: What `state_dict` returned.
+
+        Raises:
+            InputError: The model is another one.
+
+        Examples:
+            >>> def fresh():
+            ...     model = nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 1))
+            ...     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+            ...     return model, Grower(model, optimizer, nn.functional.mse_loss, torch.zeros(1, 5), policy=Schedule())
+            >>> from outgrow.grow.policies.schedule import Schedule
+            >>> model, grower = fresh()
+            >>> grower.check([]).params_after, model[0].out_features
+            (43, 6)
+            >>> again, other = fresh()
+            >>> other.load_state_dict(grower.state_dict())
+            >>> again.load_state_dict(model.state_dict())
+            <All keys matched successfully>
+            >>> again[0].out_features, other.sizes == grower.sizes
+            (6, True)
+        """
+        history = [*map(Event.from_json, state["history"])]
+        regrow_(self.model, self.optimizer, self.averages, self.example, blocks_of(history), state["grown"])
         self._calls, self._failed = state["calls"], dict(state["failed"])
-        self.history[:] = map(Event.from_json, state["history"])
-        self._generator.set_state(state["generator"])
+        self.history[:] = history
+        self._generator.set_state(state["generator"].cpu())
         why = state["fixed"]
         found = axes_to_try(self.model, self.example)
         self.axes = [replace(axis, growable=axis.name not in why, reason=why.get(axis.name, "")) for axis in found]
@@ -252,7 +288,8 @@ class Grower:
 
         Raises:
             FloatingPointError: The model's weights are not finite.
-            InputError: The loader's items, `progress`, or the policy's plan or decision are not what is expected.
+            InputError: The loader's items, `progress`, or the policy's plan or decision are not what is expected, or
+                the ranks have different weights.
         """
         if progress is not None and not 0 <= progress <= 1:
             raise InputError(f"expected the progress of the run as 0 to 1, got {progress}")
@@ -274,9 +311,9 @@ class Grower:
         self, loader: Iterable[Any], progress: float | None, epoch: float | None, held_out: float
     ) -> tuple[Event, bool]:
         """One event, and whether the policy wants another one at once."""
-        started = time.perf_counter()
-        now = replace(self.situation(progress, epoch), held_out=held_out)
-        plan = self._plan(now)
+        started, ranks = time.perf_counter(), Ranks()
+        now = replace(self.situation(progress, epoch), held_out=ranks.mean(held_out))
+        plan = ranks.agreed(self._plan(now))
         params = now.cost.params
         unchanged = partial(Event, gain_now=None, candidates=(), growths=(), params_before=params, params_after=params)
         unchanged = partial(unchanged, seconds=0.0, flops=0, progress=progress, epoch=now.epoch)
@@ -286,11 +323,14 @@ class Grower:
         if not plan:
             self.history.append(unchanged(event=number, reason=plan.reason))
             return self.history[-1], False
+        ranks.demand_same(self.model, "before a check")
+        ranks.level_(self._tensors())  # buffers may differ
         if not all(bool(parameter.isfinite().all()) for parameter in self.model.parameters()):
             raise FloatingPointError("the model's weights are no longer finite: lower the learning rate")
         with full_precision():
-            setup = self._setup(plan, loader)
-            verdict = add_unseen(setup, plan) if plan.evidence == "none" else check(setup, plan, self.policy, now)
+            setup = self._setup(plan, ranks.together(loader))
+            policy = Agreed(self.policy, ranks) if ranks.count > 1 else self.policy
+            verdict = add_unseen(setup, plan) if plan.evidence == "none" else check(setup, plan, policy, now)
         if verdict and self.before_growth is not None:
             paused = time.perf_counter()
             self.before_growth(verdict)
@@ -300,6 +340,8 @@ class Grower:
             inputs = self.example if self.loss is None or not seen else few(seen[0].inputs, VERIFIED)
             failed = len(self._failed)
             growths = self._grow(verdict, inputs, setup.jump_start)
+        ranks.level_(self._tensors())
+        ranks.demand_same(self.model, "after a check")
         event = Event(
             event=number,
             gain_now=verdict.gain_now,
@@ -314,8 +356,9 @@ class Grower:
             examples=verdict.examples,
             epoch=now.epoch,
             loss=verdict.loss,
-            held_out=held_out,
+            held_out=now.held_out,
         )
+        event = ranks.agreed(event)
         self.history.append(event)
         return event, verdict.decision.again and (bool(growths) or len(self._failed) > failed)
 
@@ -352,6 +395,9 @@ class Grower:
             diagonal=plan.diagonal,
         )
 
+    def _tensors(self) -> list[Tensor]:
+        return [tensor for one in (self.model, *self.averages) for tensor in tensors_of(one).values()]
+
     def _grow(self, verdict: Verdict, inputs: Example, jump_start: bool) -> tuple[Growth, ...]:
         """Do what was decided on."""
         growing = Growing(self.model, self.axes, self.example, inputs, self.optimizer, self.averages, self._generator)
@@ -360,3 +406,17 @@ class Grower:
         if growths:
             self._now = Inventory(self.model, self.example, self.axes)
         return growths
+
+
+def _demand_plain(model: nn.Module) -> None:
+    """Check that a model is neither wrapped nor sharded for several processes."""
+    if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
+        raise InputError(
+            f"expected the module itself, received {type(model).__name__} around it: pass model.module, and wrap that "
+            "anew after each growth"
+        )
+    if any(hasattr(parameter, "device_mesh") for parameter in model.parameters()):
+        raise InputError(
+            "expected whole parameters, received a model that is sharded over processes: grow it before that, or train "
+            "it with DistributedDataParallel"
+        )

@@ -1,0 +1,142 @@
+"""Ranks: the processes that train one model together, and how a check is the same on all of them.
+
+The first rank decides. Every rank reads its own share of the examples of a check; they are put together, so that all
+compute the same check, that of one process which reads them all. Before a check the ranks must have the same weights,
+and after a growth they have those of the first rank, to the last bit.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from hashlib import blake2b
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch import distributed as dist
+from torch.utils import _pytree as pytree
+
+from outgrow.errors import InputError
+from outgrow.grow.event import Candidate
+from outgrow.grow.policy import Decision, Plan, Policy, Present, Situation
+
+Value = TypeVar("Value")
+
+_ENDED = "a rank has no more batches"
+
+
+class Ranks:
+    """The processes of torch.distributed's default group, or this one alone where there is no group."""
+
+    def __init__(self) -> None:
+        together = dist.is_available() and dist.is_initialized()
+        self.count, self.own = (dist.get_world_size(), dist.get_rank()) if together else (1, 0)
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the rank that decides, and writes."""
+        return self.own == 0
+
+    def agreed(self, value: Value) -> Value:
+        """Return what the first rank has, on all of them."""
+        if self.count == 1:
+            return value
+        found: list[Any] = [value]
+        dist.broadcast_object_list(found, src=0)
+        return found[0]
+
+    def gathered(self, value: Value) -> list[Value]:
+        """Return what every rank has, in order, on all of them."""
+        if self.count == 1:
+            return [value]
+        found: list[Any] = [None] * self.count
+        dist.all_gather_object(found, value)
+        return found
+
+    def mean(self, value: float) -> float:
+        """Return the mean over the ranks."""
+        return sum(self.gathered(value)) / self.count
+
+    def together(self, loader: Iterable[Any]) -> Iterable[Any]:
+        """Return a loader of the batches of all ranks, for as long as each of them has one.
+
+        Batches of tensors become one, whose examples come from the ranks in turn: the order of a
+        `DistributedSampler`'s data set. Others follow one another.
+        """
+        return loader if self.count == 1 else self._together(loader)
+
+    def level_(self, tensors: Iterable[Tensor]) -> None:
+        """Give tensors the values that they have on the first rank, in place."""
+        if self.count > 1:
+            for tensor in tensors:
+                dist.broadcast(tensor.detach(), src=0)
+
+    def demand_same(self, model: nn.Module, when: str) -> None:
+        """Check that all ranks have the same model.
+
+        Args:
+            model: Its parameters are compared: names, shapes and every bit.
+            when: Says in an error at what moment they differed.
+
+        Raises:
+            InputError: They have not.
+        """
+        if self.count == 1:
+            return
+        found = self.gathered({name: (tuple(p.shape), _digest(p)) for name, p in model.named_parameters()})
+        for rank, other in enumerate(found):
+            names = [name for name in {**found[0], **other} if found[0].get(name) != other.get(name)]
+            if names:
+                raise InputError(
+                    f"{when}, rank {rank} has other weights than rank 0 ({', '.join(names[:3])}"
+                    f"{' and others' if len(names) > 3 else ''}): wrap the model anew after each growth, "
+                    "`ddp = DistributedDataParallel(model)`, and train through that on every rank"
+                )
+
+    def _together(self, loader: Iterable[Any]) -> Iterator[Any]:
+        items = iter(loader)
+        while True:
+            found = self.gathered(_on_cpu(next(items, _ENDED)))
+            if any(isinstance(one, str) and one == _ENDED for one in found):
+                return
+            yield from _in_turn(found)
+
+
+class Agreed:
+    """A policy whose decisions are those of the first rank.
+
+    Args:
+        policy: What decides there.
+        ranks: The processes.
+    """
+
+    def __init__(self, policy: Policy, ranks: Ranks) -> None:
+        self._policy, self._ranks = policy, ranks
+
+    def propose(self, now: Situation) -> Plan | None:
+        """Return the plan of the first rank."""
+        return self._ranks.agreed(self._policy.propose(now))
+
+    def decide(self, now: Situation, candidates: Sequence[Candidate], present: Present) -> Decision:
+        """Return the decision of the first rank."""
+        return self._ranks.agreed(self._policy.decide(now, candidates, present))
+
+
+def _digest(tensor: Tensor) -> bytes:
+    return blake2b(tensor.detach().cpu().flatten().view(torch.uint8).numpy().tobytes()).digest()
+
+
+def _on_cpu(item: Any) -> Any:
+    return pytree.tree_map(lambda leaf: leaf.to("cpu") if hasattr(leaf, "to") else leaf, item)
+
+
+def _in_turn(items: Sequence[Any]) -> list[Any]:
+    """One batch whose examples come from each in turn where all are tensors of the same form, else all batches."""
+    leaves, specs = zip(*(pytree.tree_flatten(item) for item in items), strict=True)
+    alike = all(spec == specs[0] for spec in specs) and all(
+        isinstance(leaf, Tensor) and leaf.ndim and (leaf.shape, leaf.dtype) == (others[0].shape, others[0].dtype)
+        for others in zip(*leaves, strict=True)
+        for leaf in others
+    )
+    if not alike:
+        return list(items)
+    mixed = [torch.stack(others, 1).flatten(0, 1) for others in zip(*leaves, strict=True)]
+    return [pytree.tree_unflatten(mixed, specs[0])]
