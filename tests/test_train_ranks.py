@@ -1,5 +1,6 @@
 """Several processes grow one model as one process does."""
 
+import gc
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -65,6 +66,7 @@ def work(own: int, folder: str) -> None:
         result["apart"] = str(error)
     strings = Ranks().together([f"{own}a", f"{own}b", *["0c"] * (own == 0)])
     torch.save(result | {"strings": list(strings)}, Path(folder) / f"{own}.pt")
+    gc.collect()  # DDP's reducers, before the group that they talk through
     dist.destroy_process_group()
 
 
@@ -79,7 +81,8 @@ def test_ranks_are_equal_bit_for_bit(results):
     first, second = results
     assert all(map(torch.equal, first["weights"].values(), second["weights"].values()))
     assert [event.to_json() for event in first["history"]] == [event.to_json() for event in second["history"]]
-    assert {event.held_out for event in first["history"]} == {0.5}  # the mean over ranks
+    looks = [event for event in first["history"] if event.candidates]
+    assert {event.held_out for event in looks} == {0.5}  # the mean over ranks
 
 
 def test_two_processes_are_one_with_the_same_batches(results):

@@ -1,5 +1,6 @@
 """The command line: `outgrow grow`, `outgrow inspect`, `outgrow report`, `outgrow export`, `outgrow compare`."""
 
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -74,6 +75,10 @@ class Grow:
     """Examples a step."""
     device: Annotated[str, tyro.conf.arg(metavar="DEVICE")] = "auto"
     """cpu, cuda, or auto."""
+    precision: Annotated[str, _option("fp32|bf16|fp16")] = "fp32"
+    """fp32, or bf16 or fp16 for mixed precision, which is faster on GPUs that have it; checks are in float32 always."""
+    compile: bool = False
+    """Train with torch.compile, anew after each growth; the report tells the time that it takes."""
     tensorboard: bool = False
     """Write the run as scalars to RUN/tensorboard as well, as it goes on; needs the extra outgrow[tensorboard]."""
 
@@ -218,7 +223,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return int(command())
     except InputError as error:
-        print(f"outgrow: {error}", file=sys.stderr)
+        rank = os.environ.get("RANK", "0")
+        print(f"outgrow{f' (rank {rank})' if rank != '0' else ''}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("outgrow: interrupted", file=sys.stderr)

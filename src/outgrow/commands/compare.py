@@ -11,6 +11,7 @@ from outgrow import data
 from outgrow.commands.earlier import is_there
 from outgrow.commands.given import dataset_of, device_of
 from outgrow.commands.grow import grow
+from outgrow.commands.together import demand_alone
 from outgrow.errors import InputError
 from outgrow.models import SeedNetwork, seed_from_json
 from outgrow.show.comparison import show
@@ -47,6 +48,7 @@ def compare(options: "Compare") -> int:
     Raises:
         InputError: Anything about the options, the data or the run that can't work.
     """
+    demand_alone("compare")
     _demand_sense(options)
     dataset = dataset_of(options)
     out = options.out if options.out is not None else Path("runs") / dataset.name
@@ -69,7 +71,8 @@ class _Comparing:
         self._dataset, self._folder, self._family = dataset, RunFolder(out), Family(out)
         config, start = self._family.config, read_run(out).start
         self._recipe = Recipe.from_json(Stored(config["recipe"], str(out / "config.json"), "recipe"))
-        self._chance: dict[str, Any] = {"seed": options.seed, "device": device_of(start["device"])}
+        how = {"device": device_of(start["device"]), "precision": options.precision, "compiled": options.compile}
+        self._how: dict[str, Any] = {"seed": options.seed, **how}
         self._seed = seed_from_json(config["seed_network"], options.model if ":" in options.model else None)
         sizes = [size.name for size in _sizes(self._family, options.compared)]
         lengths = sorted({max(1, round(length * self._recipe.epochs)) for length in options.lengths})
@@ -117,7 +120,7 @@ class _Comparing:
         self._show.announce(str(training), self._done + 1, count, training.epochs, self._rest() - training.epochs)
         recipe = replace(self._recipe, epochs=training.epochs)
         try:
-            made = train_alone(self._dataset, self._network(training), recipe, on_step=self._show.tick, **self._chance)
+            made = train_alone(self._dataset, self._network(training), recipe, on_step=self._show.tick, **self._how)
         except DivergedError as error:
             raise DivergedError(f"{training}: {error}") from error
         told.entries.append({**training.to_json(), **made})

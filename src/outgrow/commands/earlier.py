@@ -119,9 +119,9 @@ def _other_consequences(then: Mapping[str, Any], now: Mapping[str, Any]) -> Iter
 
 
 def _changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
-    for name in ("device", "threads"):
-        if then[name] != now[name]:
-            yield f"{name} was {then[name]} and is {now[name]} now"
+    for name in ("device", "threads", "processes"):
+        if (was := then.get(name, 1)) != now[name]:
+            yield f"{name} was {was} and is {now[name]} now"
     for name in ("outgrow", "torch"):
         if then["versions"][name] != now["versions"][name]:
             yield f"{name} was {then['versions'][name]} and is {now['versions'][name]} now"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from outgrow.commands import earlier
 from outgrow.commands.given import dataset_of, device_of, sizes_of
+from outgrow.commands.together import demand_alone
 from outgrow.data.digest import digest
 from outgrow.errors import InputError
 from outgrow.models import seed_from_json
@@ -41,6 +42,7 @@ def finish(options: "Finish") -> int:
         InputError: The run is not done, or its data or its network are not there or have changed, or a file is damaged,
             or another option can't work.
     """
+    demand_alone("finish")
     folder = RunFolder(options.run)
     config = Stored(Family(options.run).config, str(folder.path / "config.json"))
     asked, how = sizes_of(options.sizes), Finishing(options.length, options.distil)
@@ -55,9 +57,16 @@ def finish(options: "Finish") -> int:
     recipe = Recipe.from_json(config.within("recipe"))
     console, device = Console(folder.path), device_of(options.device)
     console.recall(read_run(folder.path).records)
-    tell: dict[str, Any] = {"on_record": console, "on_step": console.tick}
+    run: dict[str, Any] = {
+        "seed": grown.seed,
+        "device": device,
+        "precision": grown.precision,
+        "compiled": grown.compile,
+        "on_record": console,
+        "on_step": console.tick,
+    }
     with locked(folder.path):
-        branches = Branches(dataset, network, recipe, folder, how, seed=grown.seed, device=device, **tell)
+        branches = Branches(dataset, network, recipe, folder, how, **run)
         names = wanted(branches.sizes, asked) if asked else spaced(branches.sizes)
         for line in _left_out(branches.sizes, names):
             print(f"outgrow: {line}", file=sys.stderr)

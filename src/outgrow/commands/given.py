@@ -1,5 +1,6 @@
 """What is given on a command line that several commands read: data, device, sizes."""
 
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -26,7 +27,7 @@ def dataset_of(options: "Grow") -> data.Dataset:
 
 
 def device_of(name: str) -> str:
-    """Return where to compute.
+    """Return where to compute; of several processes on a machine, each has a GPU of its own.
 
     Args:
         name: A device as torch calls it, or auto.
@@ -38,11 +39,15 @@ def device_of(name: str) -> str:
         InputError: torch can't compute there.
     """
     if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and "LOCAL_RANK" in os.environ:
+        name = f"cuda:{os.environ['LOCAL_RANK']}"
     try:
         torch.empty(0, dtype=torch.float64, device=name)  # the factors are float64, which not every device has
     except (RuntimeError, AssertionError, TypeError) as error:
-        raise InputError(f"--device {name}: torch can't compute there; use cpu, cuda or auto") from error
+        raise InputError(
+            f"--device {name}: torch can't compute there in float64, as checks do; use cpu, cuda or auto"
+        ) from error
     return name
 
 

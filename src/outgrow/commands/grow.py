@@ -13,6 +13,7 @@ from outgrow import __version__, data, models
 from outgrow.commands import earlier
 from outgrow.commands.finish import finished
 from outgrow.commands.given import dataset_of, device_of, sizes_of
+from outgrow.commands.together import own_folder, together
 from outgrow.data.digest import digest
 from outgrow.errors import InputError
 from outgrow.grow.budget import Budget
@@ -53,43 +54,56 @@ def grow(options: "Grow") -> int:
     """
     if options.resume and options.overwrite:
         raise InputError("--resume and --overwrite: expected one of them, to go on with a run or to replace it")
-    device, sizes, how = device_of(options.device), sizes_of(options.sizes), _quality(options)
+    device = device_of(options.device)
+    with together(device):
+        return _grow(options, device)
+
+
+def _grow(options: "Grow", device: str) -> int:
+    """Run the command in one of its processes."""
+    sizes, how = sizes_of(options.sizes), _quality(options)
     budget, policy = _budget(options), _policy(options)
     limit = _if_given(count, options.max_train_flops, "--max-train-flops")
     with waiting(f"reading {options.data}"):
         dataset = dataset_of(options)
     network = _seed_network(options, dataset)
     recipe = _recipe(options, len(dataset.train))
-    out = options.out if options.out is not None else Path("runs") / dataset.name
-    folder, console = RunFolder(out), Console(out)
-    tell = _listener(options, out, console)
-    run: dict[str, Any] = {"seed": options.seed, "device": device, "on_record": tell, "on_step": console.tick}
-    with waiting("reading the network"):
-        trainer = Trainer(
-            dataset,
-            network,
-            recipe,
-            folder,
-            budget=budget,
-            max_train_flops=limit,
-            reserved=0.0 if how is None else RESERVED,
-            sizes=sizes,
-            policy=policy,
-            policy_name=options.policy,
-            **run,
-        )
-    if sizes and not hasattr(trainer.policy, "stops"):
-        raise InputError(f"--sizes: policy {options.policy} chooses sizes of its own; leave one of them out")
-    config = _config(options, dataset, network, trainer)
-    with locked(out):
-        if not _is_finished(trainer, folder, console, config, options) and (code := _ran(trainer, folder, console)):
-            return code
-        if how is None:
-            console.finish(folder.read_json("family.json"), write_report(out))
-            return 0
-        branches = Branches(dataset, network, recipe, folder, how, limit=limit, **run)
-        names = wanted(branches.sizes, sizes) if sizes else spaced(branches.sizes)
-        return finished(branches, names, folder, console, "the same command with --resume goes on")
+    with own_folder(options.out if options.out is not None else Path("runs") / dataset.name) as out:
+        folder, console = RunFolder(out), Console(out)
+        run: dict[str, Any] = {
+            "seed": options.seed,
+            "device": device,
+            "precision": options.precision,
+            "compiled": options.compile,
+            "on_record": _listener(options, out, console),
+            "on_step": console.tick,
+        }
+        with waiting("reading the network"):
+            trainer = Trainer(
+                dataset,
+                network,
+                recipe,
+                folder,
+                budget=budget,
+                max_train_flops=limit,
+                reserved=0.0 if how is None else RESERVED,
+                sizes=sizes,
+                policy=policy,
+                policy_name=options.policy,
+                **run,
+            )
+        if sizes and not hasattr(trainer.policy, "stops"):
+            raise InputError(f"--sizes: policy {options.policy} chooses sizes of its own; leave one of them out")
+        config = _config(options, dataset, network, trainer)
+        with locked(out):
+            if not _is_finished(trainer, folder, console, config, options) and (code := _ran(trainer, folder, console)):
+                return code
+            if how is None:
+                console.finish(folder.read_json("family.json"), write_report(out))
+                return 0
+            branches = Branches(dataset, network, recipe, folder, how, limit=limit, **run)
+            names = wanted(branches.sizes, sizes) if sizes else spaced(branches.sizes)
+            return finished(branches, names, folder, console, "the same command with --resume goes on")
 
 
 def _is_finished(

@@ -132,6 +132,8 @@ class Console:
         if (seconds := total.get("seconds")) is not None:
             checks = total.get("check_seconds")
             share = f", checks {quantity.share(checks / seconds)} of it" if checks is not None and seconds else ""
+            if (compiling := total.get("compile_seconds")) is not None:
+                share += f", compiling {quantity.duration(compiling)}"
             flops = quantity.short(total.get("train_flops"), "FLOPs")
             self._write(f"{quantity.duration(seconds)}{share}, {flops} in all")
         self._write(f"run     {self._board.out}")

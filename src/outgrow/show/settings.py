@@ -5,6 +5,7 @@ from typing import Any
 
 from outgrow.show import quantity
 from outgrow.show.limits import limits
+from outgrow.show.record import Record
 from outgrow.show.run import Run
 
 TOLD = {"command", "format", "options", "policy", "seed_network", "versions"}
@@ -34,16 +35,26 @@ def settings(run: Run) -> list[tuple[str, str]]:
         ("policy", policy(run)),
         ("length", f"{quantity.count(start['epochs'], 'epoch')}, {quantity.count(start['steps'], 'step')}"),
         ("seed", start.get("seed")),
-        ("device", f"{start.get('device', '')}, {quantity.count(start.get('threads', 1), 'thread')}"),
+        ("device", device(start)),
+        ("precision", start.get("precision")),
         ("versions", ", ".join(f"{name} {version}" for name, version in versions.items())),
         ("compute", quantity.short(total.get("train_flops"), "FLOPs")),
         ("compute of checks", quantity.short(total.get("check_flops"), "FLOPs")),
         ("time", quantity.duration(total.get("seconds"))),
         ("time of checks", quantity.duration(total.get("check_seconds"))),
+        ("time of compiling", quantity.duration(total["compile_seconds"]) if "compile_seconds" in total else ""),
         ("energy", quantity.energy(total["joules"]) if total.get("joules") else ""),
     ]
     rows += [(name, written(value)) for name, value in run.config.items() if name not in TOLD and name not in start]
     return [(quantity.clean(name), quantity.clean(value)) for name, value in rows if value not in {None, ""}]
+
+
+def device(start: Record) -> str:
+    """Write where a run is computed, by how many processes and threads."""
+    words = [str(start.get("device", "")), quantity.count(start.get("threads", 1), "thread")]
+    if (processes := start.get("processes", 1)) > 1:
+        words.insert(1, f"{processes} processes")
+    return ", ".join(words)
 
 
 def command(run: Run) -> str:

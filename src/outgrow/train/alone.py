@@ -34,7 +34,9 @@ def train_alone(
     recipe: Recipe,
     *,
     seed: int,
-    device: str,
+    device: str = "cpu",
+    precision: str = "fp32",
+    compiled: bool = False,
     on_step: Callable[[int], None] = lambda step: None,
 ) -> dict[str, Any]:
     """Train a network from scratch, as it is: averaged weights and BatchNorm statistics as in a run that grows.
@@ -45,6 +47,8 @@ def train_alone(
         recipe: How to train it.
         seed: Seed of everything random.
         device: Where to train.
+        precision: In which precision to train; see `Stepper`.
+        compiled: Whether to compile the training steps.
         on_step: Called with the number of steps done.
 
     Returns:
@@ -63,6 +67,8 @@ def train_alone(
             policy_name="none",
             seed=seed,
             device=device,
+            precision=precision,
+            compiled=compiled,
             on_step=on_step,
         )
         family = trainer.run()

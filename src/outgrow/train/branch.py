@@ -44,9 +44,11 @@ from outgrow.train.evaluate import evaluate, loss_of, worth
 from outgrow.train.finish import Finishing
 from outgrow.train.folder import RunFolder
 from outgrow.train.loaders import CHUNK, Loaders
+from outgrow.train.ranks import Ranks
 from outgrow.train.recipe import Recipe
 from outgrow.train.restored import restored
 from outgrow.train.saving import FamilyWriter
+from outgrow.train.stepper import Stepper
 
 CUT = 0.1  # of the FLOPs of a branch, for cutting its network out of a larger one
 WARMUP = 0.1  # of the steps of a branch
@@ -67,6 +69,8 @@ class Branches:
             asks for. None for no limit.
         seed: Seed of everything random.
         device: Where to train.
+        precision: In which precision to train; see `Stepper`.
+        compiled: Whether to compile the training steps.
         on_record: Called with every record of the journal.
         on_step: Called with the number of steps of the branch.
     """
@@ -82,16 +86,19 @@ class Branches:
         limit: float | None = None,
         seed: int = 0,
         device: str = "cpu",
+        precision: str = "fp32",
+        compiled: bool = False,
         on_record: Callable[[Mapping[str, Any]], None] = lambda record: None,
         on_step: Callable[[int], None] = lambda step: None,
     ) -> None:
         self._data, self._network, self._recipe, self._folder = dataset, network, recipe, folder
         self._finish, self._limit, self._seed, self._device = finish or Finishing(), limit, seed, device
+        self._precision, self._compiled = precision, compiled
         self._on_record, self._on_step = on_record, on_step
         self._family = FamilyWriter.of(folder)
         self._loss, self._loaders = loss_of(dataset), Loaders(dataset, recipe, seed, device)
         self._course_steps = recipe.epochs * len(self._loaders.train)
-        self._flops = 0  # since family.json was written last
+        self._flops, self._compile_seconds = 0, 0.0  # since family.json was written last
         self._take_up()
 
     @property
@@ -251,7 +258,8 @@ class Branches:
 
     def _trained(self, net: nn.Module, loaders: Loaders, loss: Loss, steps: int, energy: Meter) -> nn.Module | None:
         """Train with a falling rate; return the averaged weights, or None where the loss is no longer finite."""
-        optimizer = self._recipe.optimizer(net)
+        optimizer, ranks = self._recipe.optimizer(net), Ranks()
+        stepper = Stepper(net, optimizer, self._precision, self._compiled)
         average, step, total = averaged(net), 0, torch.zeros((), device=self._device)
         while True:
             for x, y in loaders.train:
@@ -259,19 +267,16 @@ class Branches:
                 for group in optimizer.param_groups:
                     group["lr"] = self._recipe.rate * min(done / WARMUP, 1.0) * (1 - done)
                 net.train()
-                now = loss(net(x), y)
-                optimizer.zero_grad(set_to_none=True)
-                now.backward()
-                optimizer.step()
+                total += stepper.step_(loss, x, y)
                 average.update_parameters(net)
-                total += now.detach()
                 step += 1
                 self._on_step(step)
                 if step == steps or step % FINITE_EVERY == 0:
                     energy.read()
-                    if not math.isfinite(float(total)):
+                    if not math.isfinite(ranks.mean(float(total))):
                         return None
                 if step == steps:
+                    self._compile_seconds += stepper.compile_seconds
                     return average.module
 
     def _told(self, entry: Entry, net: nn.Module) -> Entry | None:
@@ -286,8 +291,10 @@ class Branches:
         """Count what a branch took."""
         total, flops = self._family.total, self._flops
         spent = {"train_flops": flops, "branch_flops": flops, "seconds": seconds, "branch_seconds": seconds}
+        if self._compiled:
+            spent["compile_seconds"] = self._compile_seconds
         total |= {key: total.get(key, 0) + value for key, value in spent.items()} | {"joules": joules}
-        self._flops = 0
+        self._flops, self._compile_seconds = 0, 0.0
 
     def _loss_for(self, entry: Entry) -> Loss:
         """The loss of outputs and numbers of examples."""

@@ -8,6 +8,7 @@ import torch
 from outgrow import __version__
 from outgrow.data import Dataset
 from outgrow.train.evaluate import METRICS
+from outgrow.train.ranks import Ranks
 
 
 def of_data(data: Dataset) -> dict[str, Any]:
@@ -23,7 +24,7 @@ def of_data(data: Dataset) -> dict[str, Any]:
 
 
 def of_machine(device: str) -> dict[str, Any]:
-    """Return all that may change the last bits of a result: where it is computed, by how many threads, by what.
+    """Return all that may change the last bits of a result: where and by what it is computed, by how many of them.
 
     Args:
         device: Where the network is trained.
@@ -34,5 +35,6 @@ def of_machine(device: str) -> dict[str, Any]:
     return {
         "device": device,
         "threads": torch.get_num_threads(),
+        "processes": Ranks().count,
         "versions": {"outgrow": __version__, "torch": torch.__version__, "python": platform.python_version()},
     }

@@ -19,6 +19,7 @@ from outgrow.train.checkpoints import Checkpoint
 from outgrow.train.grower import Grower
 from outgrow.train.loaders import Loaders
 from outgrow.train.state import captured, joined, part, restore_
+from outgrow.train.stepper import Stepper
 
 
 @dataclass
@@ -49,11 +50,12 @@ class Capture:
         grower: What lets the network grow; it has the optimizer and one average.
         account: What was spent.
         loaders: What is trained and checked on.
+        stepper: What trains it.
         device: Where the network is trained.
     """
 
-    def __init__(self, grower: Grower, account: Account, loaders: Loaders, device: str) -> None:
-        self._grower, self._account, self._batches = grower, account, loaders.train
+    def __init__(self, grower: Grower, account: Account, loaders: Loaders, stepper: Stepper, device: str) -> None:
+        self._grower, self._account, self._batches, self._stepper = grower, account, loaders.train, stepper
         self._model, self._optimizer, (self._average,) = grower.model, grower.optimizer, grower.averages
         self._chance = Chance(device, **loaders.generators)
 
@@ -75,6 +77,7 @@ class Capture:
             "network": network,
             "grower": grower,
             "account": self._account.to_json(),
+            "stepper": self._stepper.state_dict(),
             "sizes": self._sizes(),
         }
 
@@ -100,6 +103,7 @@ class Capture:
         if self._sizes() != facts["sizes"]:
             raise InputError(f"expected a network of {facts['sizes']}, as it was saved, got {self._sizes()}")
         self._account.restore_(facts["account"])
+        self._stepper.load_state_dict(facts["stepper"])
         progress = Progress(
             step=checkpoint.step,
             blocks=list(facts["blocks"]),

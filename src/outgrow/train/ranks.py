@@ -51,6 +51,10 @@ class Ranks:
         dist.all_gather_object(found, value)
         return found
 
+    def share(self, batch: Tensor) -> Tensor:
+        """Return this rank's examples of a batch that all ranks have [examples, ...]: every `count`-th."""
+        return batch if self.count == 1 else batch[self.own :: self.count]
+
     def mean(self, value: float) -> float:
         """Return the mean over the ranks."""
         return sum(self.gathered(value)) / self.count
@@ -62,6 +66,10 @@ class Ranks:
         `DistributedSampler`'s data set. Others follow one another.
         """
         return loader if self.count == 1 else self._together(loader)
+
+    def shares(self, loader: Iterable[tuple[Tensor, Tensor]]) -> Iterable[tuple[Tensor, Tensor]]:
+        """Return a loader of this rank's examples of batches that all ranks have; `together` puts them together."""
+        return loader if self.count == 1 else ((self.share(x), self.share(y)) for x, y in loader)
 
     def level_(self, tensors: Iterable[Tensor]) -> None:
         """Give tensors the values that they have on the first rank, in place."""
@@ -129,14 +137,20 @@ def _on_cpu(item: Any) -> Any:
 
 
 def _in_turn(items: Sequence[Any]) -> list[Any]:
-    """One batch whose examples come from each in turn where all are tensors of the same form, else all batches."""
+    """One batch whose examples come from each in turn where all are alike nests of tensors, else all batches."""
     leaves, specs = zip(*(pytree.tree_flatten(item) for item in items), strict=True)
-    alike = all(spec == specs[0] for spec in specs) and all(
-        isinstance(leaf, Tensor) and leaf.ndim and (leaf.shape, leaf.dtype) == (others[0].shape, others[0].dtype)
-        for others in zip(*leaves, strict=True)
-        for leaf in others
-    )
-    if not alike:
+    if any(spec != specs[0] for spec in specs) or not all(map(_alike, zip(*leaves, strict=True))):
         return list(items)
-    mixed = [torch.stack(others, 1).flatten(0, 1) for others in zip(*leaves, strict=True)]
-    return [pytree.tree_unflatten(mixed, specs[0])]
+    return [pytree.tree_unflatten([_mixed(others) for others in zip(*leaves, strict=True)], specs[0])]
+
+
+def _alike(leaves: Sequence[Any]) -> bool:
+    """Whether all are tensors of examples of one form."""
+    kinds = {(leaf.shape[1:], leaf.dtype) if isinstance(leaf, Tensor) and leaf.ndim else id(leaves) for leaf in leaves}
+    return kinds.isdisjoint({id(leaves)}) and len(kinds) == 1
+
+
+def _mixed(tensors: Sequence[Tensor]) -> Tensor:
+    """The examples of each in turn, and what is left of those that have more."""
+    least = min(map(len, tensors))
+    return torch.cat([torch.stack([t[:least] for t in tensors], 1).flatten(0, 1), *(t[least:] for t in tensors)])

@@ -32,9 +32,11 @@ from outgrow.train.folder import RunFolder
 from outgrow.train.grower import Grower
 from outgrow.train.loaders import Loaders
 from outgrow.train.progress import Capture, Progress
+from outgrow.train.ranks import Ranks
 from outgrow.train.recipe import Recipe
 from outgrow.train.saving import FamilyWriter
 from outgrow.train.stages import staged
+from outgrow.train.stepper import Stepper
 
 Record = Mapping[str, Any]
 
@@ -56,6 +58,8 @@ class Trainer:
         sizes: Sizes at which it shall stop for a stage each [parameters]; none for a run that is free.
         seed: Seed of everything random: runs with the same seed repeat bit for bit on one machine's CPU.
         device: Where to train.
+        precision: In which precision to train; see `Stepper`.
+        compiled: Whether to compile the network's training steps.
         policy: Makes the policy for this run's timetable: when to look and what to add.
         policy_name: What the journal calls it.
         on_record: Called with every record of the journal.
@@ -63,7 +67,8 @@ class Trainer:
         checkpoint_every: Steps from one state in `resume/` to the next; as time allows if None.
 
     Raises:
-        InputError: The budget is below the seed's size, or below what training the seed takes.
+        InputError: The budget is below the seed's size, or below what training the seed takes; or the precision is
+            unknown, or batches can't be shared equally by the processes.
     """
 
     def __init__(
@@ -79,6 +84,8 @@ class Trainer:
         sizes: Sequence[int] = (),
         seed: int = 0,
         device: str = "cpu",
+        precision: str = "fp32",
+        compiled: bool = False,
         policy: Callable[[Timetable], Policy] = Proportional.over,
         policy_name: str = "outgrow",
         on_record: Callable[[Record], None] = lambda record: None,
@@ -87,7 +94,7 @@ class Trainer:
     ) -> None:
         self._data, self._recipe, self._folder, self._device = dataset, recipe, folder, device
         self._on_record, self._on_step, self._seed = on_record, on_step, seed
-        self._policy_name = policy_name
+        self._policy_name, self._compiled = policy_name, compiled
         torch.manual_seed(seed)
         self._network = network
         self._model = network.build().to(device)
@@ -95,10 +102,16 @@ class Trainer:
         self._planned = recipe
         self._optimizer = recipe.optimizer(self._model)
         self._average = averaged(self._model)
-        self._loss = loss_of(dataset)
+        self._stepper = Stepper(self._model, self._optimizer, precision, compiled)
+        self._loss, self._ranks = loss_of(dataset), Ranks()
         self._loaders = Loaders(dataset, recipe, seed, device)
         self._train, self._full = self._loaders.train, self._loaders.full
         self._some = _spread(dataset.validation, HELD_OUT)
+        if self._train.batch_size % self._ranks.count:
+            raise InputError(
+                f"--batch-size: expected a multiple of {self._ranks.count}, as so many processes share each batch "
+                f"equally, received {self._train.batch_size}"
+            )
         self._course = Course(
             steps=recipe.epochs * len(self._train),
             batch_size=self._train.batch_size,
@@ -133,7 +146,7 @@ class Trainer:
         self._recipe = recipe.holding_until(getattr(self._grower.policy, "share", recipe.share))
         self._family = FamilyWriter(folder, dataset.task)
         self._at = Progress(total=torch.zeros((), device=device))
-        self._capture = Capture(self._grower, self._account, self._loaders, device)
+        self._capture = Capture(self._grower, self._account, self._loaders, self._stepper, device)
         self._checkpoints = Checkpoints(folder, checkpoint_every)
         self._started, self._meter, self._resumed = time.perf_counter(), meter(device), False
 
@@ -218,25 +231,22 @@ class Trainer:
             at.epoch, at.total = iter(self._train), torch.zeros((), device=self._device)
         for x, y in at.epoch:
             if at.step % len(self._train) % FINITE_EVERY == 0:
-                self._demand_finite(float(at.total))
+                self._demand_finite(self._ranks.mean(float(at.total)))
                 self._meter.read()
             self._check()
             for group in self._optimizer.param_groups:
                 group["lr"] = self._recipe.rate_at((self._at.step + 0.5) / self._course.steps)
             self._model.train()
-            loss = self._loss(self._model(x), y)
-            self._optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            self._optimizer.step()
+            at.total += self._stepper.step_(self._loss, x, y)
             self._average.update_parameters(self._model)
-            at.total += loss.detach()
             at.step += 1
             self._account.train(self._grower.flops, len(y))
             self._on_step(at.step)
             if at.step % len(self._train):
                 self._checkpoint()
         at.epoch = None
-        return float(at.total) / len(self._train)
+        self._ranks.level_(self._model.buffers())  # statistics of each one's share
+        return self._ranks.mean(float(at.total)) / len(self._train)
 
     def _demand_finite(self, loss: float) -> None:
         if not math.isfinite(loss):
@@ -252,6 +262,8 @@ class Trainer:
         grower.check_flops = check_allowance(self._course.training(self._events, grower.flops))
         self._limit_growth(account.most_after_check(grower.flops, self._at.step, lambda: 0))
         plan = grower.plan(progress, epoch)
+        if self._budget.max_latency is not None:  # measured by each rank
+            plan = self._ranks.agreed(plan)
         if plan is None:
             return
         most = account.most_after_check(grower.flops, self._at.step, lambda: grower.effort(plan).flops)
@@ -260,11 +272,13 @@ class Trainer:
         self._limit_growth(most)
         seen = len(grower.history)
         try:
-            grower.check(self._loaders.plain, progress, epoch, self._held_out(plan))
+            grower.check(self._ranks.shares(self._loaders.plain), progress, epoch, self._held_out(plan))
         except FloatingPointError as error:
             raise self._diverged() from error
         events = grower.history[seen:]
         account.check(events)
+        if any(event.growths for event in events):
+            self._stepper.renew()
         for event in events:
             if event.growths:
                 self._at.good = None  # it has other shapes, and is saved
@@ -330,7 +344,9 @@ class Trainer:
 
     def _checkpoint(self, if_due: bool = True) -> None:
         """Save the state of the run; nothing of it changes."""
-        if if_due and not self._checkpoints.due(self._at.step, between=self._at.epoch is None):
+        if not self._ranks.is_first or (
+            if_due and not self._checkpoints.due(self._at.step, between=self._at.epoch is None)
+        ):
             return
         tensors, facts = self._capture.take(self._at)
         facts |= {"seconds": self._seconds(), "joules": self._meter.read()}
@@ -358,6 +374,7 @@ class Trainer:
             "policy": self._policy_name,
             "seed": self._seed,
             **of_machine(self._device),
+            "precision": self._stepper.precision,
             "frozen": {axis.name: axis.reason for axis in self._grower.axes if not axis.growable},
         }
 
@@ -377,6 +394,8 @@ class Trainer:
 
     def _end(self, reason: str) -> None:
         totals = {**self._account.spent(), "seconds": self._seconds(), "joules": self._meter.read()}
+        if self._compiled:
+            totals["compile_seconds"] = self._stepper.compile_seconds
         self._family.total = totals
         self._family.write()
         self._record({"record": "end", "reason": reason, "epoch": self._at.step / len(self._train), **totals})
