@@ -20,6 +20,7 @@ from scipy import stats
 sys.path.append(str(Path(__file__).resolve().parent))  # for who loads this file by its path
 
 import compare
+import estimators
 import families
 from cells import grouped, made_with, row, span, test
 from drawing import STYLE, beside_sweeps, compared, svg
@@ -30,7 +31,7 @@ PAGES = [HERE / "README.md", HERE / "NOTES.md", DOCS / "how-a-network-decides-to
 FIGURE = DOCS / "figures" / "gain.svg"
 COMPARISONS = {"policies": compared, "family": beside_sweeps}  # by results, drawn beside this file
 
-SOURCES = ("grow", "calibration", "policies", "policies_sizes", "choices", "newborns", "family", "kills")
+SOURCES = ("grow", "calibration", "policies", "policies_sizes", "choices", "newborns", "family", "kills", "tabular")
 CLOSE = (0.75, 1.33)  # realised / gain that counts as kept
 MEASURES: dict[str, Callable[[Mapping], float]] = {
     "gain": lambda growth: growth["gain"],
@@ -75,6 +76,7 @@ def blocks(
     newborns: Sequence[Mapping] = (),
     family: Sequence[Mapping] = (),
     kills: Sequence[Mapping] = (),
+    tabular: Sequence[Mapping] = (),
 ) -> dict[str, str]:
     """The tables by the names of their markers."""
     return {
@@ -85,6 +87,7 @@ def blocks(
         **compare.blocks(policies, sizes, choices, newborns),
         "family": families.comparison(family),
         "kills": kills_table(kills),
+        "tabular": estimators.tabular_table(tabular) if tabular else "",
     }
 
 

@@ -54,6 +54,21 @@ def test_the_estimator_of_the_readme_runs_as_shown(tmp_path):
         assert re.match(r"0\.9\d+ \[\d+", found.stdout)
 
 
+def test_a_loop_goes_on_as_shown(tmp_path):
+    page = (ROOT / "docs" / "loops.md").read_text().split("<!-- going on -->")[1].split("```python\n")[1]
+    command = [sys.executable, "-c", page.split("```")[0]]
+    found = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert found.stdout == "True 1\n"
+
+
+def test_the_example_of_several_processes_is_short_and_runs():
+    example = ROOT / "examples" / "several_processes.py"
+    assert len(example.read_text().splitlines()) <= 80
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(example)]
+    found = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert found.stdout.count("grew 0 4 -> ") == 1
+
+
 def test_the_example_of_a_table_is_short_and_runs():
     example = ROOT / "examples" / "sklearn_table.py"
     assert len(example.read_text().splitlines()) <= 80
