@@ -11,11 +11,13 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
+from outgrow.integrations.conv1d import as_linear_
 from outgrow.integrations.tied import pattern
 from outgrow.net.axis import Axis
 from outgrow.net.inputs import Example
 from outgrow.net.place import Place
 from outgrow.net.preserve import change, frozen_state, outputs, tolerance
+from outgrow.net.surgery import tensors_of
 
 Shapes = dict[str, torch.Size]
 
@@ -183,10 +185,11 @@ def _shapes(model: PreTrainedModel, values: Mapping[str, int]) -> Shapes | None:
     try:
         _set_(config, values)
         with torch.random.fork_rng(), torch.device("meta"), no_init_weights():
-            tensors = type(model)(config).state_dict()
+            fresh = type(model)(config)
+            as_linear_(fresh)
     except Exception:
         return None
-    return {name: tensor.shape for name, tensor in tensors.items()}
+    return {name: tensor.shape for name, tensor in tensors_of(fresh).items()}
 
 
 def _numbers(config: PreTrainedConfig, prefix: str = "") -> Iterator[tuple[str, int | None]]:

@@ -17,6 +17,7 @@ from transformers.utils import find_labels
 
 from outgrow.errors import InputError
 from outgrow.grow.event import Event
+from outgrow.integrations.conv1d import as_linear_
 from outgrow.integrations.described import Field, fields_of, is_counted, why_not, width_fields
 from outgrow.integrations.regrown import KEY, entry_of, read_state, written_state
 from outgrow.integrations.tied import Tied
@@ -88,6 +89,20 @@ class Growing(TrainerCallback):  # type: ignore[misc]
         self._fields: list[Field] = []
         self._start: Mapping[str, Any] = {}
         self.grower: Grower | None = None
+
+    def on_init_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        *,
+        model: nn.Module | None = None,
+        optimizer: Optimizer | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Make GPT-2's transposed layers into linear ones, before the Trainer makes the optimizer."""
+        if model is not None:
+            as_linear_(model, optimizer)
 
     def on_train_begin(
         self,

@@ -14,6 +14,7 @@ from transformers.trainer_utils import load_sharded_checkpoint
 
 from outgrow.errors import InputError
 from outgrow.grow.event import Event
+from outgrow.integrations.conv1d import as_linear_
 from outgrow.net.inputs import Example
 from outgrow.train.grower import Grower
 from outgrow.train.regrown import blocks_of, regrow_, sizes_to_save
@@ -96,6 +97,7 @@ def _grown_to(
     model: nn.Module, saved: Mapping[str, Any], blocks: list[str], example: Example | None, folder: Path
 ) -> nn.Module:
     """Bring a model to saved sizes, and load its weights."""
+    as_linear_(model)
     regrow_(model, torch.optim.SGD(model.parameters(), 0.0), (), example, blocks, saved)
     if (folder / "model.safetensors").exists():
         load_model(model, folder / "model.safetensors")
