@@ -10,7 +10,7 @@ if missing := [name for name in ("transformers", "accelerate") if importlib.util
         'pip install "outgrow[huggingface]"'
     )
 
-from outgrow.integrations.huggingface import Growing  # noqa: E402
-from outgrow.integrations.regrown import load  # noqa: E402
+from outgrow.integrations.huggingface import Growing
+from outgrow.integrations.regrown import load
 
 __all__ = ["Growing", "load"]

@@ -14,7 +14,7 @@ def as_linear_(model: nn.Module, optimizer: Optimizer | None = None) -> None:
         model: Changed in place.
         optimizer: Gets the new weights in place of the old ones; it must not have made a step.
     """
-    became: dict[int, nn.Parameter] = {}
+    became: dict[int, Tensor] = {}
     for path, module in [*model.named_modules()]:
         if type(module) is Conv1D:
             layer = _linear(module)
@@ -29,7 +29,7 @@ def _linear(module: Conv1D) -> nn.Linear:
     """A linear layer on the transposed weight and the very bias of a Conv1D."""
     layer = nn.Linear(module.nx, module.nf, device="meta")
     layer.weight = nn.Parameter(module.weight.detach().mT.contiguous(), module.weight.requires_grad)
-    layer.bias = module.bias
+    layer.bias = module.get_parameter("bias")
     layer.train(module.training)
     layer.register_state_dict_post_hook(_transpose_saved)
     layer.register_load_state_dict_pre_hook(_transpose_loaded)

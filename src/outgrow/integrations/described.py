@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
+from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
@@ -41,6 +43,20 @@ class Field:
     def __str__(self) -> str:
         return " and ".join(self.per_unit)
 
+    def values(self, size: int) -> dict[str, int]:
+        """Return what the fields are where the axes have a size."""
+        return {name: self.start[name] + step * (size - self.size) for name, step in self.per_unit.items()}
+
+    def takes(self, config: PreTrainedConfig, size: int) -> bool:
+        """Return whether a configuration is valid where the axes have a size; heads may have to divide something."""
+        config = copy.deepcopy(config)
+        try:
+            _set_(config, self.values(size))
+            config.validate()
+        except (StrictDataclassError, ValueError, TypeError):
+            return False
+        return True
+
     def write_(self, config: PreTrainedConfig, sizes: Mapping[str, int]) -> None:
         """Set the fields to what the axes are now; nothing happens where these differ.
 
@@ -50,8 +66,7 @@ class Field:
         """
         found = {size for axis, size in sizes.items() if pattern(axis) in self.patterns}
         if len(found) == 1:
-            more = found.pop() - self.size
-            _set_(config, {name: self.start[name] + step * more for name, step in self.per_unit.items()})
+            _set_(config, self.values(found.pop()))
 
 
 def fields_of(model: PreTrainedModel, axes: Sequence[Axis]) -> list[Field]:
@@ -96,7 +111,8 @@ def why_not(model: PreTrainedModel, example: Example) -> str:
     """
     try:
         with frozen_state(model), _whole(model), no_init_weights():
-            fresh = type(model)(copy.deepcopy(model.config)).to(model.device)
+            fresh: nn.Module = type(model)(copy.deepcopy(model.config))
+            fresh = nn.Module.to(fresh, model.device)
         if other := _other_shape(fresh, model):
             return other
         fresh.load_state_dict(model.state_dict(), assign=True)
@@ -106,7 +122,7 @@ def why_not(model: PreTrainedModel, example: Example) -> str:
     return "" if moved <= tolerance(model) else f"what it builds computes something else, by {moved:.1e} of its scale"
 
 
-def _other_shape(fresh: PreTrainedModel, model: PreTrainedModel) -> str:
+def _other_shape(fresh: nn.Module, model: nn.Module) -> str:
     """The first tensor that is another one in the new model, in words; empty where none is."""
     built, now = ({name: [*tensor.shape] for name, tensor in one.state_dict().items()} for one in (fresh, model))
     for name in {**now, **built}:
@@ -173,9 +189,7 @@ def _differences(before: Shapes, after: Shapes) -> Counter[tuple[str, int]]:
     """By how much dimensions are longer; nothing where tensors, or numbers of dimensions, differ."""
     if before.keys() != after.keys() or any(len(before[name]) != len(after[name]) for name in before):
         return Counter()
-    longer = {
-        (name, dim): after[name][dim] - size for name, shape in before.items() for dim, size in enumerate(shape)
-    }
+    longer = {(name, dim): after[name][dim] - size for name, shape in before.items() for dim, size in enumerate(shape)}
     return Counter({place: more for place, more in longer.items() if more})
 
 

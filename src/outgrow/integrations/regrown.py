@@ -63,11 +63,11 @@ def load(folder: str | Path, model: nn.Module | None = None, *, example: Example
         >>> load("/nowhere")
         Traceback (most recent call last):
         ...
-        outgrow.errors.InputError: /nowhere: expected a folder that save_pretrained or a Trainer wrote, found no such folder
+        outgrow.errors.InputError: /nowhere: expected a folder of save_pretrained or a Trainer, found none
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise InputError(f"{folder}: expected a folder that save_pretrained or a Trainer wrote, found no such folder")
+        raise InputError(f"{folder}: expected a folder of save_pretrained or a Trainer, found none")
     if model is not None:
         return _grown_again(folder, model, example)
     config = AutoConfig.from_pretrained(folder)
@@ -98,7 +98,7 @@ def _grown_to(
 ) -> nn.Module:
     """Bring a model to saved sizes, and load its weights."""
     as_linear_(model)
-    regrow_(model, torch.optim.SGD(model.parameters(), 0.0), (), example, blocks, saved)
+    regrow_(model, torch.optim.SGD(model.parameters(), 0.0), (), () if example is None else example, blocks, saved)
     if (folder / "model.safetensors").exists():
         load_model(model, folder / "model.safetensors")
     else:

@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from outgrow.grow.event import Candidate, Event, Growth
 from outgrow.grow.policy import Decision, Plan, Policy, Present, Situation
@@ -24,18 +25,20 @@ def pattern(name: str) -> str:
 
 @dataclass(frozen=True)
 class Tied:
-    """A policy that grows tied axes alike: the policy inside sees each tie as one axis, with what its axes gain together.
+    """A policy that grows tied axes alike: the policy inside sees each tie as one axis, with what they gain together.
 
     Args:
         policy: What decides.
         ties: Name of the tie, by the pattern of an axis's name; other axes do not grow. None where each axis grows by
             itself.
         blocks: Gives the places that may take a block.
+        takes: Says whether the axes of a tie can have a size; the nearest one is planned, where there is one.
     """
 
     policy: Policy
     ties: Mapping[str, str] | None
     blocks: Callable[[], Collection[str]] = tuple
+    takes: Callable[[str, int], bool] = lambda tie, size: True
 
     @property
     def init(self) -> str | None:
@@ -49,10 +52,13 @@ class Tied:
     def propose(self, now: Situation) -> Plan | None:
         """Return the plan of the policy, with the units of each tie on all of its axes."""
         axes = self._axes(now.sizes)
-        plan = self.policy.propose(self._seen(now, axes))
+        seen = self._seen(now, axes)
+        plan = self.policy.propose(seen)
         if plan is None:
             return None
-        return replace(plan, units=_spread(plan.units, axes), removals=_spread(plan.removals, axes))
+        units, gone = self._taken(seen, plan.units), self._taken(seen, plan.removals, -1)
+        none = "no size near the planned one is valid" if plan and not (units or gone or plan.blocks) else plan.reason
+        return replace(plan, units=_spread(units, axes), removals=_spread(gone, axes), reason=none)
 
     def decide(self, now: Situation, candidates: Sequence[Candidate], present: Present) -> Decision:
         """Return the decision of the policy, with the units of each tie on all of its axes."""
@@ -64,8 +70,10 @@ class Tied:
             if one.kind == "insert"
             or all((one.kind, axis) in on_trial for axis in axes.get(self._tie(one.where) or "", [one.where]))
         ]
-        decision = self.policy.decide(self._seen(now, axes), self._together(whole), present)
-        return replace(decision, units=_spread(decision.units, axes), removals=_spread(decision.removals, axes))
+        seen = self._seen(now, axes)
+        decision = self.policy.decide(seen, self._together(whole), present)
+        units, gone = self._taken(seen, decision.units, 1, 1), self._taken(seen, decision.removals, -1, 1)
+        return replace(decision, units=_spread(units, axes), removals=_spread(gone, axes))
 
     def _tie(self, axis: str) -> str | None:
         return axis if self.ties is None else self.ties.get(pattern(axis))
@@ -77,6 +85,16 @@ class Tied:
             if (tie := self._tie(axis)) is not None:
                 found.setdefault(tie, []).append(axis)
         return {tie: axes for tie, axes in found.items() if len({sizes[axis] for axis in axes}) == 1}
+
+    def _taken(self, seen: Situation, units: Mapping[str, int], sign: int = 1, most: int = 2) -> dict[str, int]:
+        """Units with which the axes have sizes that they can have: at most as many, else up to `most` times as many."""
+        found = dict(units)
+        for tie, count in units.items():
+            less, more = range(count, 0, -1), range(count + 1, most * count + 1)
+            sizes = (n for n in (*less, *more) if self.takes(tie, seen.sizes[tie] + sign * n))
+            chosen = next((n for n in sizes if n <= count or seen.fits({**found, tie: n})), 0)
+            found[tie] = chosen
+        return {tie: count for tie, count in found.items() if count}
 
     def _seen(self, now: Situation, axes: Mapping[str, list[str]]) -> Situation:
         """What the policy sees: every tie as one axis."""
@@ -119,4 +137,5 @@ def _spread(units: Mapping[str, int], axes: Mapping[str, list[str]]) -> dict[str
 def _sum(where: str, parts: Sequence[Candidate]) -> Candidate:
     sums = {name: sum(getattr(part, name) for part in parts) for name in SUMMED}
     norms = {name: math.hypot(*(getattr(part, name) for part in parts)) for name in NORMED}
-    return replace(parts[0], where=where, units=min(part.units for part in parts), **sums, **norms)
+    changes: dict[str, Any] = {**sums, **norms, "where": where, "units": min(part.units for part in parts)}
+    return replace(parts[0], **changes)
