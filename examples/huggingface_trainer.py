@@ -46,10 +46,12 @@ def trained(folder: str, callbacks: list[Growing]) -> ViTForImageClassification:
     )  # fmt: skip
     model = ViTForImageClassification(config)
     args = TrainingArguments(
-        folder, num_train_epochs=8, per_device_train_batch_size=64, learning_rate=3e-3, report_to=[], use_cpu=True,
-        save_strategy="no", logging_strategy="no", disable_tqdm=True,
+        folder, num_train_epochs=16, per_device_train_batch_size=64, learning_rate=2e-3, warmup_steps=40,
+        report_to=[], use_cpu=True, save_strategy="no", logging_strategy="no", disable_tqdm=True,
     )  # fmt: skip
-    trainer = Trainer(model, args, train_dataset=train, eval_dataset=test, compute_metrics=accuracy, callbacks=callbacks)
+    trainer = Trainer(
+        model, args, train_dataset=train, eval_dataset=test, compute_metrics=accuracy, callbacks=callbacks
+    )
     trainer.train()
     score = trainer.predict(test).metrics["test_accuracy"]
     print(f"{model.num_parameters():,} parameters, {model.config.intermediate_size} wide: {score:.3f} on the test part")
@@ -61,7 +63,7 @@ def main() -> None:
     """Train without and with growth; what grew is an ordinary model of transformers."""
     with tempfile.TemporaryDirectory() as folder:
         trained(folder, [])
-        growing = Growing(max_params=24_000)
+        growing = Growing(max_params=20_000)
         trained(folder, [growing])
         for event in growing.grower.history if growing.grower else []:
             print(event)

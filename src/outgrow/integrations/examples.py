@@ -1,9 +1,11 @@
 """Examples: what a check reads of a Trainer's training set, without a trace in the run."""
 
+import random
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
@@ -12,7 +14,6 @@ from transformers.utils.generic import find_labels
 
 from outgrow.errors import InputError
 from outgrow.net.inputs import Example
-from outgrow.net.preserve import frozen_state
 
 SHOWN = 2  # examples of a batch on which the network is read
 
@@ -46,10 +47,15 @@ def shuffled(train: Any, args: TrainingArguments, step: int) -> Iterable[Any]:
 
 
 @contextmanager
-def chance_kept() -> Iterator[None]:
+def chance_kept(model: nn.Module) -> Iterator[None]:
     """Put the sources of chance, of torch, numpy and Python, back afterwards."""
-    with frozen_state(nn.Module()), torch.random.fork_rng():
-        yield
+    device, states = next(model.parameters()).device, (random.getstate(), np.random.get_state())
+    try:
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
 
 
 @contextmanager

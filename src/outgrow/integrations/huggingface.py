@@ -76,6 +76,7 @@ class Growing(TrainerCallback):
         self._step = step or (None if loss else own_loss)
         self._fields: list[Field] = []
         self._start: Mapping[str, Any] = {}
+        self._in_order = True
         self.grower: Grower | None = None
 
     def on_init_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -94,8 +95,9 @@ class Growing(TrainerCallback):
         demand_alone(args)
         model, optimizer = kwargs["model"], innermost(kwargs["optimizer"])
         demand_owned(model, optimizer)
+        self._in_order = is_in_order(model, optimizer)
         saved = _kept(state).get(KEY)
-        with chance_kept(), plain_forward(model):
+        with chance_kept(model), plain_forward(model):
             example = self._example
             if example is None:
                 batch = next(iter(self._loader or shuffled(kwargs["train_dataloader"], args, 0)))
@@ -110,23 +112,19 @@ class Growing(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Let the network grow if it is time."""
-        grower = self.grower
-        progress = min(state.global_step / state.max_steps, 1.0)
-        if grower is None or state.global_step % self._every or grower.plan(progress, state.epoch or 0.0) is None:
+        grower, model = self.grower, kwargs["model"]
+        if grower is None or state.global_step % self._every:
             return
-        model = kwargs["model"]
-        demand_owned(model, grower.optimizer)
-        known, in_order = len(grower.history), is_in_order(model, grower.optimizer)
-        with chance_kept(), plain_forward(model):
-            loader = self._batches(kwargs["train_dataloader"], args, state.global_step)
+        known, progress = len(grower.history), min(state.global_step / state.max_steps, 1.0)
+        with chance_kept(model), plain_forward(model):
+            loader = self._batches(grower, kwargs["train_dataloader"], args, state.global_step)
             grower.check(loader, progress, state.epoch or 0.0, _held_out(state))
             if any(event.growths for event in grower.history[known:]):
                 self._describe(model, grower)
-        if in_order:
-            order_(model, grower.optimizer)
         for event in grower.history[known:]:
             self._log(state, event)
-        _kept(state)[KEY] = {"grower": written_state(grower.state_dict()), "start": dict(self._start)}
+        if len(grower.history) > known:
+            _kept(state)[KEY] = {"grower": written_state(grower.state_dict()), "start": dict(self._start)}
 
     def _tie(self, model: nn.Module, grower: Grower, saved: Mapping[str, Any] | None) -> None:
         """Let only that grow which a configuration describes, or each layer by itself."""
@@ -158,6 +156,8 @@ class Growing(TrainerCallback):
 
     def _describe(self, model: nn.Module, grower: Grower) -> None:
         """Write the sizes into the configuration, or what `load` needs where it has no fields for them."""
+        if self._in_order:
+            order_(model, grower.optimizer)
         if not isinstance(model, PreTrainedModel):
             return
         for field in self._fields:
@@ -189,8 +189,9 @@ class Growing(TrainerCallback):
         entry = {f"outgrow/{name}": value for name, value in numbers.items()}
         state.log_history.append({**entry, "epoch": state.epoch, "step": state.global_step})
 
-    def _batches(self, train: Any, args: TrainingArguments, step: int) -> Iterator[Any]:
+    def _batches(self, grower: Grower, train: Any, args: TrainingArguments, step: int) -> Iterator[Any]:
         """Batches of the training set in an order that the step sets, as the Grower takes them."""
+        demand_owned(grower.model, grower.optimizer)
         for batch in self._loader or shuffled(train, args, step):
             yield pair(batch) if self._loss else plain(batch)
 

@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from outgrow.grow.event import Candidate, Event, Growth
@@ -39,6 +39,7 @@ class Tied:
     ties: Mapping[str, str] | None
     blocks: Callable[[], Collection[str]] = tuple
     takes: Callable[[str, int], bool] = lambda tie, size: True
+    _history: list[Event] = field(default_factory=list, init=False, repr=False, compare=False)  # of one run, as seen
 
     @property
     def init(self) -> str | None:
@@ -102,9 +103,13 @@ class Tied:
             now,
             sizes={tie: now.sizes[names[0]] for tie, names in axes.items()},
             cost_with=lambda units: now.cost_with(_spread(units, axes)),
-            history=[self._event(event) for event in now.history],
+            history=self._events(now.history),
             places=lambda: tuple(place for place in now.places() if place in self.blocks()),
         )
+
+    def _events(self, history: Sequence[Event]) -> list[Event]:
+        self._history.extend(map(self._event, history[len(self._history) :]))
+        return self._history[: len(history)]
 
     def _event(self, event: Event) -> Event:
         return replace(event, candidates=self._together(event.candidates), growths=self._grown(event.growths))
