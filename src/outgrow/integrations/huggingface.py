@@ -4,6 +4,7 @@ import copy
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import takewhile
 from typing import Any, cast
 
 from torch import Tensor, nn
@@ -230,5 +231,5 @@ def _kept(state: TrainerState) -> dict[str, Any]:
 
 def _held_out(state: TrainerState) -> float:
     """The loss of an evaluation at this very step; nan where there was none."""
-    at = [entry for entry in state.log_history if entry.get("step") == state.global_step and "eval_loss" in entry]
-    return float(at[-1]["eval_loss"]) if at else math.nan
+    latest = takewhile(lambda entry: entry.get("step") == state.global_step, reversed(state.log_history))
+    return float(next((entry["eval_loss"] for entry in latest if "eval_loss" in entry), math.nan))
