@@ -19,9 +19,6 @@ from outgrow.integrations.examples import own_loss
 from outgrow.integrations.huggingface import demand_alone
 from zoo_hf import LLAMA, TRANSFORMER
 
-# the layers of GPT-2 are made anew as linear ones, which torch's own loading of the optimizer does not mind
-pytestmark = pytest.mark.filterwarnings("ignore:.*pin_memory.*:UserWarning")
-
 CALM = {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}
 GPT2 = {"vocab_size": 30, "n_embd": 16, "n_layer": 2, "n_head": 4, "n_positions": 16, "bos_token_id": 0}
 NETWORKS = {
@@ -178,11 +175,16 @@ def test_a_run_without_growth_is_the_run_without_the_callback(tmp_path):
     assert all(map(torch.equal, *found))
 
 
-def test_what_is_frozen_stays_so(tmp_path, caplog):
-    caplog.set_level(logging.INFO, "outgrow")
+def half_frozen() -> nn.Module:
     model = model_of("bert")
     for name, parameter in model.named_parameters():
         parameter.requires_grad_("layer.1" in name or "classifier" in name)
+    return model
+
+
+def test_what_is_frozen_stays_so(tmp_path, caplog):
+    caplog.set_level(logging.INFO, "outgrow")
+    model = half_frozen()
     frozen = {name: p.clone() for name, p in model.named_parameters() if not p.requires_grad}
     grow = growing(model, uniform=False)
     trainer(tmp_path, model, data("bert"), grow).train()
@@ -195,14 +197,7 @@ def test_what_is_frozen_stays_so(tmp_path, caplog):
     assert not any(now[name].requires_grad for name in frozen)
     assert "bert.encoder.layer.0.intermediate.dense is fixed: " in caplog.text
     with pytest.raises(InputError, match=r"no field of the configuration .* does not require gradients.*uniform=False"):
-        trainer(tmp_path, model_of_frozen(), data("bert"), growing(model)).train()
-
-
-def model_of_frozen() -> nn.Module:
-    model = model_of("bert")
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_("layer.1" in name or "classifier" in name)
-    return model
+        trainer(tmp_path, half_frozen(), data("bert"), growing(model)).train()
 
 
 def test_an_optimizer_from_before_a_change_is_told(tmp_path):
