@@ -24,7 +24,7 @@ MAY_KNOW = {
     "grow": {"errors", "models", "net"},
     "show": {"errors", "pareto"},
     "registry": {"errors", "factory", "grow", "option"},
-    "integrations": {"data", "errors", "grow", "models", "registry", "show", "train"},
+    "integrations": {"data", "errors", "grow", "models", "net", "registry", "show", "train"},
     "train": {"errors", "net", "grow", "data", "models", "pareto", "stored"},
     "export": {"errors", "net", "train", "models", "stored"},
 }

@@ -101,3 +101,17 @@ def test_flops_scale_with_the_examples():
     model = CASES["resnet"].model()
     assert flops(model, IMAGE) == 4 * flops(model, IMAGE[:1])
     assert flops(copy.deepcopy(model).double(), IMAGE.double()) == flops(model, IMAGE)
+
+
+def test_a_forward_pass_that_asks_for_values_is_counted_too():
+    class Asks(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(3, 2)
+
+        def forward(self, x, mask):
+            return self.layer(x) if mask.all() else x
+
+    model = Asks().train()
+    assert flops(model, {"x": torch.zeros(1, 3), "mask": torch.ones(1)}) == 12
+    assert model.training

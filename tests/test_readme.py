@@ -75,3 +75,21 @@ def test_the_example_of_a_table_is_short_and_runs():
     command = [sys.executable, str(example)]
     found = subprocess.run(command, capture_output=True, text=True, check=True)
     assert found.stdout.count("on the test part") == 2
+
+
+def test_the_trainer_of_hugging_face_runs_as_shown(tmp_path):
+    page = (ROOT / "docs" / "huggingface.md").read_text().split("<!-- huggingface -->")[1].split("```python\n")[1]
+    command = [sys.executable, "-c", page.split("```")[0]]
+    found = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert re.search(r"^\d+ parameters, \d+ wide$", found.stdout, re.MULTILINE)
+    assert (tmp_path / "run" / "checkpoint-64").is_dir()
+
+
+def test_the_example_of_a_trainer_is_short_and_runs():
+    example = ROOT / "examples" / "huggingface_trainer.py"
+    assert len(example.read_text().splitlines()) <= 80
+    found = subprocess.run([sys.executable, str(example)], capture_output=True, text=True, check=True)
+    sizes = [
+        int(size.replace(",", "")) for size in re.findall(r"([\d,]+) parameters, .* on the test part", found.stdout)
+    ]
+    assert sizes[0] < sizes[1] <= 20_000

@@ -51,7 +51,8 @@ def parameters_after(model: nn.Module, found: Sequence[Axis], units: Mapping[str
 def flops(model: nn.Module, example: Example) -> int:
     """Return the floating-point operations of one forward pass on `example`: 2 for each multiply-add.
 
-    Matrix products, convolutions and attention are counted, on a copy on the meta device, so nothing is computed.
+    Matrix products, convolutions and attention are counted, on a copy on the meta device, so nothing is computed
+    unless the forward pass asks for values.
 
     Examples:
         >>> flops(nn.Linear(3, 2), torch.zeros(1, 3))
@@ -74,15 +75,14 @@ def flops_by_weight(model: nn.Module, example: Example) -> dict[str, int]:
         >>> flops_by_weight(nn.Sequential(nn.Linear(3, 2), nn.ReLU(), nn.Linear(2, 5)), torch.zeros(1, 3))
         {'0.weight': 12, '2.weight': 20, '': 0}
     """
-    memo: dict[int, object] = {}
-    for tensor in tensors_of(model).values():
-        meta = torch.empty_like(tensor, device="meta")
-        memo[id(tensor)] = nn.Parameter(meta, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else meta
-    ghost = copy.deepcopy(model, memo).eval()
+    ghost = _ghost(model)
     inputs = pytree.tree_map(lambda leaf: leaf.to("meta") if isinstance(leaf, Tensor) else leaf, example)
-    counter = FlopCounterMode(display=False)
-    with torch.no_grad(), torch.device("meta"), counter:
-        call(ghost, inputs)
+    try:
+        with torch.device("meta"):
+            counter = _counted(ghost, inputs)
+    except Exception:  # it asks for values, as the masks of transformers do
+        ghost = copy.deepcopy(model).eval()
+        counter = _counted(ghost, example)
     by_module = {name.partition(".")[2]: sum(ops.values()) for name, ops in counter.get_flop_counts().items()}
     names = {id(parameter): name for name, parameter in ghost.named_parameters()}
     layers: dict[str, int] = {}
@@ -91,6 +91,22 @@ def flops_by_weight(model: nn.Module, example: Example) -> dict[str, int]:
             name = names.get(id(module.weight), f"{path}.weight")
             layers[name] = layers.get(name, 0) + int(by_module.get(path, 0))
     return {**layers, "": int(counter.get_total_flops()) - sum(layers.values())}
+
+
+def _ghost(model: nn.Module) -> nn.Module:
+    """A copy on the meta device, in eval mode."""
+    memo: dict[int, object] = {}
+    for tensor in tensors_of(model).values():
+        meta = torch.empty_like(tensor, device="meta")
+        memo[id(tensor)] = nn.Parameter(meta, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else meta
+    return copy.deepcopy(model, memo).eval()
+
+
+def _counted(model: nn.Module, inputs: Example) -> FlopCounterMode:
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), counter:
+        call(model, inputs)
+    return counter
 
 
 def flops_after(model: nn.Module, found: Sequence[Axis], units: Mapping[str, int], counts: Mapping[str, int]) -> int:

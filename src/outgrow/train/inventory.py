@@ -39,6 +39,7 @@ class Inventory:
 
     def __init__(self, model: nn.Module, example: Example, axes: Sequence[Axis]) -> None:
         self._model, self._example, self._axes = model, example, axes
+        self._parameters = parameters(model)
         rows = rows_in(example)
         self.counts = {name: count // rows for name, count in flops_by_weight(model, example).items()}
         self.flops = sum(self.counts.values())
@@ -116,7 +117,7 @@ class Inventory:
 
     def cost(self, timed: bool) -> Cost:
         """Return what the model costs, its latency where it is to be timed."""
-        return Cost(parameters(self._model), self.flops, self.latency if timed else None)
+        return Cost(self._parameters, self.flops, self.latency if timed else None)
 
     def cost_with(self, cost: Cost, axes: Sequence[Axis], units: Mapping[str, int]) -> Cost:
         """Return what the model would cost with more units.
