@@ -4,6 +4,7 @@ import copy
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from itertools import takewhile
 from typing import Any, cast
 
@@ -12,6 +13,7 @@ from transformers import PreTrainedModel, TrainerCallback, TrainerControl, Train
 
 from outgrow.errors import InputError
 from outgrow.grow.event import Event
+from outgrow.grow.policies.proportional import Proportional
 from outgrow.integrations.conv1d import as_linear_
 from outgrow.integrations.described import Field, fields_of, is_counted, why_not, width_fields
 from outgrow.integrations.examples import chance_kept, example_of, own_loss, pair, plain, plain_forward, shuffled
@@ -19,7 +21,10 @@ from outgrow.integrations.optimizers import demand_owned, innermost, is_in_order
 from outgrow.integrations.regrown import KEY, entry_of, read_state, written_state
 from outgrow.integrations.tied import Tied
 from outgrow.net.inputs import Example
+from outgrow.train.account import Course
+from outgrow.train.allowance import Allowance
 from outgrow.train.grower import Grower
+from outgrow.train.recipe import Recipe
 
 logger = logging.getLogger("outgrow")
 
@@ -46,7 +51,8 @@ class Growing(TrainerCallback):
             `lambda model, batch: trainer.compute_loss(model, batch)` where the Trainer has a loss of its own.
         example: One input; the first examples of the training set where absent.
         loader: What checks read, batches as the Trainer's own; the training set, shuffled, where absent.
-        **options: Further arguments of `Grower`, such as `policy` or `sample`.
+        **options: Further arguments of `Grower`, such as `policy`. Without `sample` and `check_flops` checks take about
+            2 % of the training, and a run that is too short for that has fewer of them.
 
     Attributes:
         grower: The `Grower` that does the work; None before training.
@@ -78,6 +84,7 @@ class Growing(TrainerCallback):
         self._fields: list[Field] = []
         self._start: Mapping[str, Any] = {}
         self._in_order = True
+        self._allowance: Allowance | None = None
         self.grower: Grower | None = None
 
     def on_init_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -104,6 +111,7 @@ class Growing(TrainerCallback):
                 batch = next(iter(self._loader or shuffled(kwargs["train_dataloader"], args, 0)))
                 example = example_of(model, batch, args.label_names or ())
             self.grower = Grower(model, optimizer, self._loss, example, step=self._step, **self._options)
+            self._allow(self.grower, args, state.max_steps)
             if saved:
                 self.grower.load_state_dict(read_state(saved["grower"]))
             self._tie(model, self.grower, saved)
@@ -116,6 +124,8 @@ class Growing(TrainerCallback):
         grower, model = self.grower, kwargs["model"]
         if grower is None or state.global_step % self._every:
             return
+        if self._allowance is not None:
+            self._allowance.renew_()
         known, progress = len(grower.history), min(state.global_step / state.max_steps, 1.0)
         with chance_kept(model), plain_forward(model):
             loader = self._batches(grower, kwargs["train_dataloader"], args, state.global_step)
@@ -126,6 +136,16 @@ class Growing(TrainerCallback):
             self._log(state, event)
         if len(grower.history) > known:
             _kept(state)[KEY] = {"grower": written_state(grower.state_dict()), "start": dict(self._start)}
+
+    def _allow(self, grower: Grower, args: TrainingArguments, steps: int) -> None:
+        """Let checks take a small share of the training, where no option says what they read."""
+        if self._options.keys() & {"sample", "check_flops"}:
+            return
+        batch = args.train_batch_size * args.gradient_accumulation_steps
+        share, events = (getattr(grower.policy, name, getattr(Recipe, name)) for name in ("share", "events"))
+        self._allowance = Allowance(grower, Course(steps, batch, 0, share, events))
+        if self._options.get("policy") is None and isinstance(grower.policy, Proportional):
+            grower.policy = replace(grower.policy, events=self._allowance.events)
 
     def _tie(self, model: nn.Module, grower: Grower, saved: Mapping[str, Any] | None) -> None:
         """Let only that grow which a configuration describes, or each layer by itself."""

@@ -21,7 +21,8 @@ from outgrow.models import SeedNetwork
 from outgrow.net.cost import parameters
 from outgrow.net.resizing import settings_of
 from outgrow.net.surgery import tensors_of
-from outgrow.train.account import Account, Course, check_allowance
+from outgrow.train.account import Account, Course
+from outgrow.train.allowance import Allowance
 from outgrow.train.average import SETTLE_BATCHES, averaged, restart_, settle_statistics_
 from outgrow.train.checkpoints import Checkpoint, Checkpoints
 from outgrow.train.circumstances import of_data, of_machine
@@ -141,8 +142,10 @@ class Trainer:
             recipe.events, recipe.share, recipe.epochs, seed, device, parameters(self._model), tuple(sizes)
         )
         self._grower.policy = policy(table)  # says what its checks cost
-        self._events = recipe.events if sizes else self._fitting_events()
-        self._grower.policy = policy(replace(table, events=self._events))
+        self._allowance = Allowance(self._grower, self._course)
+        if sizes:
+            self._allowance.events = recipe.events
+        self._grower.policy = policy(replace(table, events=self._allowance.events))
         self._recipe = recipe.holding_until(getattr(self._grower.policy, "share", recipe.share))
         self._family = FamilyWriter(folder, dataset.task)
         self._at = Progress(total=torch.zeros((), device=device))
@@ -259,7 +262,7 @@ class Trainer:
         """Let the network grow if it is time, and what is left of the training FLOPs is enough."""
         grower, account = self._grower, self._account
         progress, epoch = self._at.step / self._course.steps, self._at.step / len(self._train)
-        grower.check_flops = check_allowance(self._course.training(self._events, grower.flops))
+        self._allowance.renew_()
         self._limit_growth(account.most_after_check(grower.flops, self._at.step, lambda: 0))
         plan = grower.plan(progress, epoch)
         if self._budget.max_latency is not None:  # measured by each rank
@@ -309,12 +312,6 @@ class Trainer:
             self._save_size()
         self._at.saved_at = self._at.step
         self._limit_growth(account.most_after_growth(grower.flops, self._at.step))
-
-    def _fitting_events(self) -> int:
-        """Return how many events the recipe asks for, or fewer where the run is too short for them."""
-        self._grower.check_flops = 1.0  # as little as can be
-        least = self._grower.effort()
-        return self._course.fitting_events(self._grower.flops, self._grower.start_flops, least.flops + least.start)
 
     def _save_size(self, model: nn.Module | None = None) -> None:
         """Save averaged weights with their own BatchNorm statistics, and how good they are."""
