@@ -34,7 +34,7 @@ class Net(pl.LightningModule):
 
     def configure_optimizers(self):
         optimizer = self.make(self.parameters(), lr=1e-2)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.trainer.estimated_stepping_batches)
+        schedule = torch.optim.lr_scheduler.StepLR(optimizer, 40)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import lightning.pytorch as pl
 import torch
 import torch.nn.functional as F
-from lightning_cases import Net, digits, quiet
 from torch.utils.data import DataLoader, TensorDataset
 
+from lightning_cases import Net, digits, quiet
 from outgrow.lightning import Growing
 
 

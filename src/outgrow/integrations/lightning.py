@@ -262,7 +262,7 @@ class Growing(Callback):
 
 def averages_of(trainer: "Trainer") -> list[AveragedModel]:
     """List the averaged weights that callbacks of a trainer keep."""
-    found = [getattr(callback, "_average_model", None) for callback in trainer.callbacks]
+    found = [getattr(callback, "_average_model", None) for callback in vars(trainer)["callbacks"]]
     return [average for average in found if isinstance(average, AveragedModel)]
 
 

@@ -54,7 +54,12 @@ class Batches:
         python, numpy = random.getstate(), np.random.get_state()
         device = self._module.device
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            for seeded in (torch.manual_seed, random.seed, np.random.seed, *(g.manual_seed for g in self._generators())):
+            for seeded in (
+                torch.manual_seed,
+                random.seed,
+                np.random.seed,
+                *(g.manual_seed for g in self._generators()),
+            ):
                 seeded(seed)
             try:
                 yield
@@ -98,7 +103,7 @@ class TrainingStep:
             What `training_step` returned, or its `loss` where that is a dict.
         """
         with self._with(model) as module, silent(module):
-            found = module.training_step(batch, *self._more)
+            found: Any = module.training_step(batch, *self._more)
         return found["loss"] if isinstance(found, dict) else found
 
     @contextmanager
@@ -122,13 +127,13 @@ class TrainingStep:
 def silent(module: nn.Module) -> Iterator[None]:
     """Let `self.log` and `self.log_dict` of a module do nothing for a while."""
     own = vars(module)
-    before = {name: own[name] for name in ("log", "log_dict") if name in own}
-    own |= dict.fromkeys(("log", "log_dict"), _nothing)
+    before: dict[str, Any] = {name: own[name] for name in ("log", "log_dict") if name in own}
+    own.update(log=_nothing, log_dict=_nothing)
     try:
         yield
     finally:
         del own["log"], own["log_dict"]
-        own |= before
+        own.update(before)
 
 
 def inputs_of(batches: Iterable[Any]) -> Any:

@@ -39,7 +39,8 @@ def demand_supported(trainer: "Trainer", module: "LightningModule") -> None:
             "batches, or give Growing(loss) and a loader"
         )
     _demand_whole(trainer.strategy)
-    for callback in trainer.callbacks:
+    callbacks: Any = vars(trainer)["callbacks"]
+    for callback in callbacks:
         if type(callback).__name__ == "StochasticWeightAveraging":
             raise InputError(
                 "Growing: StochasticWeightAveraging keeps weights that don't grow along: use WeightAveraging"
