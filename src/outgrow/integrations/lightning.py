@@ -18,8 +18,6 @@ from outgrow.grow.step import Step
 from outgrow.integrations.lightning_batches import Batches, TrainingStep, inputs_of
 from outgrow.integrations.lightning_checkpoint import KEY, record_of, regrow_
 from outgrow.integrations.lightning_demands import demand_alone, demand_forward, demand_held, demand_supported
-from outgrow.net.cost import parameters
-from outgrow.net.inputs import Example
 from outgrow.train.grower import Grower
 from outgrow.train.ranks import Ranks
 
@@ -87,7 +85,7 @@ class Growing(Callback):
         self,
         loss: Loss | None = None,
         *,
-        example: Example | None = None,
+        example: Any = None,
         network: str | None = None,
         every_n_epochs: int | None = None,
         every_n_steps: int | None = None,
@@ -276,7 +274,7 @@ def metrics(grower: Grower, events: Sequence[Event]) -> dict[str, float]:
     Returns:
         Parameters, units of each axis, seconds; of growths that were judged also gains [nats], promised and realised.
     """
-    found: dict[str, float] = {"outgrow/params": parameters(grower.model)}
+    found: dict[str, float] = {"outgrow/params": sum(p.numel() for p in grower.model.parameters())}
     found |= {f"outgrow/units/{name}": size for name, size in grower.sizes.items()}
     if events:
         found["outgrow/check_seconds"] = sum(event.seconds for event in events)

@@ -54,13 +54,11 @@ class Batches:
         python, numpy = random.getstate(), np.random.get_state()
         device = self._module.device
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            for seeded in (
-                torch.manual_seed,
-                random.seed,
-                np.random.seed,
-                *(g.manual_seed for g in self._generators()),
-            ):
-                seeded(seed)
+            torch.manual_seed(seed)
+            random.seed(seed)
+            np.random.seed(seed)
+            for generator in self._generators():
+                generator.manual_seed(seed)
             try:
                 yield
             finally:

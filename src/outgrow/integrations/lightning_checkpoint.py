@@ -12,7 +12,6 @@ from torch.utils import _pytree as pytree
 from outgrow.errors import InputError
 from outgrow.grow.event import Event
 from outgrow.grow.sample import device_of
-from outgrow.net.inputs import Example
 from outgrow.train.grower import Grower
 from outgrow.train.regrown import blocks_of
 from outgrow.train.regrown import regrow_ as grow_to_
@@ -53,7 +52,7 @@ def regrow_(module: nn.Module, checkpoint: Mapping[str, Any], averages: Sequence
         return
     model, grown = module.get_submodule(record["network"]), record["grower"]
     device = device_of(model)
-    example: Example = pytree.tree_map(lambda x: x.to(device) if isinstance(x, Tensor) else x, record["example"])
+    example = pytree.tree_map(lambda x: x.to(device) if isinstance(x, Tensor) else x, record["example"])
     blocks = blocks_of(map(Event.from_json, grown["history"]))
     if blocks and example is None:
         raise InputError(
@@ -88,7 +87,7 @@ def regrown(module: nn.Module, path: str | Path, *, weights_only: bool = True) -
     return module
 
 
-def _plain(example: Example) -> Example | None:
+def _plain(example: Any) -> Any:
     """The example on the CPU, or None where it has parts that can't be saved as weights are."""
     leaves = pytree.tree_leaves(example)
     if not all(leaf is None or isinstance(leaf, (Tensor, bool, int, float, str)) for leaf in leaves):
