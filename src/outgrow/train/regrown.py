@@ -37,7 +37,7 @@ def blocks_of(history: Iterable[Event]) -> list[str]:
 
 def regrow_(
     model: nn.Module,
-    optimizer: Optimizer,
+    optimizer: Optimizer | None,
     averages: Sequence[AveragedModel],
     example: Example,
     blocks: Sequence[str],
@@ -49,7 +49,7 @@ def regrow_(
 
     Args:
         model: Changed in place: the model as it was made before it grew.
-        optimizer: Gets the new parameters.
+        optimizer: Gets the new parameters; None where it is built afterwards.
         averages: Become copies of the model.
         example: One input.
         blocks: Places where blocks were inserted, in order.
@@ -76,9 +76,9 @@ def regrow_(
     replace_(model, new)
     after = tensors_of(model)
     became = {id(before[name]): after[name] for name in new}
-    for group in optimizer.param_groups:
+    for group in optimizer.param_groups if optimizer else ():
         for parameter in group["params"]:
-            if id(parameter) in became:
+            if optimizer and id(parameter) in became:
                 optimizer.state.pop(parameter, None)
         group["params"][:] = [became.get(id(parameter), parameter) for parameter in group["params"]]
     apply_settings_(model, [Setting(**values) for values in saved["settings"]])
@@ -88,7 +88,7 @@ def regrow_(
 
 def _insert_(
     model: nn.Module,
-    optimizer: Optimizer,
+    optimizer: Optimizer | None,
     averages: Sequence[AveragedModel],
     example: Example,
     blocks: Sequence[str],
