@@ -24,13 +24,45 @@ def parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def shapes_after(model: nn.Module, found: Sequence[Axis], units: Mapping[str, int]) -> dict[str, list[int]]:
-    """Return the shape that every tensor would have with `units` more on each of the named axes."""
-    shapes = {name: list(tensor.shape) for name, tensor in tensors_of(model).items()}
-    for axis in found:
-        for member in axis.members:
-            shapes[member.tensor][member.dim] += units.get(axis.name, 0) * member.index.shape[1]
-    return shapes
+class Shapes:
+    """The shapes of a model's tensors, taken once, so that sizes it might have are quick to count.
+
+    Args:
+        model: The model as it is.
+
+    Examples:
+        >>> from outgrow.net.axes import axes
+        >>> net = nn.Sequential(nn.Linear(3, 2), nn.ReLU(), nn.Linear(2, 5))
+        >>> shapes, found = Shapes(net), axes(net, torch.zeros(1, 3))
+        >>> shapes.parameters_after(found, {}), shapes.parameters_after(found, {"0": 1})
+        (23, 32)
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._present = {name: list(tensor.shape) for name, tensor in tensors_of(model).items()}
+        self._parameters = [name for name, _ in model.named_parameters()]
+
+    def after(self, found: Sequence[Axis], units: Mapping[str, int]) -> dict[str, list[int]]:
+        """Return the shape that every tensor would have with `units` more on each of the named axes."""
+        shapes = {name: [*shape] for name, shape in self._present.items()}
+        for axis in found:
+            if more := units.get(axis.name, 0):
+                for member in axis.members:
+                    shapes[member.tensor][member.dim] += more * member.index.shape[1]
+        return shapes
+
+    def parameters_after(self, found: Sequence[Axis], units: Mapping[str, int]) -> int:
+        """Return the number of parameters; see the function of that name."""
+        shapes = self.after(found, units)
+        return sum(math.prod(shapes[name]) for name in self._parameters)
+
+    def flops_after(self, found: Sequence[Axis], units: Mapping[str, int], counts: Mapping[str, int]) -> int:
+        """Return the floating-point operations; see the function of that name."""
+        shapes, present = self.after(found, units), self._present
+        return sum(
+            count * math.prod(shapes[name]) // math.prod(present[name]) if name in present else count
+            for name, count in counts.items()
+        )
 
 
 def parameters_after(model: nn.Module, found: Sequence[Axis], units: Mapping[str, int]) -> int:
@@ -44,8 +76,7 @@ def parameters_after(model: nn.Module, found: Sequence[Axis], units: Mapping[str
     Returns:
         The exact count, by arithmetic on the shapes.
     """
-    shapes = shapes_after(model, found, units)
-    return sum(math.prod(shapes[name]) for name, _ in model.named_parameters())
+    return Shapes(model).parameters_after(found, units)
 
 
 def flops(model: nn.Module, example: Example) -> int:
@@ -122,9 +153,4 @@ def flops_after(model: nn.Module, found: Sequence[Axis], units: Mapping[str, int
         The count: exact for linear layers and convolutions, whose work is in proportion to their weights; the rest is
         taken as unchanged.
     """
-    shapes = shapes_after(model, found, units)
-    present = tensors_of(model)
-    return sum(
-        count * math.prod(shapes[name]) // present[name].numel() if name in present else count
-        for name, count in counts.items()
-    )
+    return Shapes(model).flops_after(found, units, counts)

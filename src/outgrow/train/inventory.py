@@ -13,7 +13,7 @@ from outgrow.grow.effort import START_FLOPS, WIDER, Effort, Workload, loads_of, 
 from outgrow.grow.policy import Plan
 from outgrow.grow.sample import rows_in
 from outgrow.net.axis import Axis
-from outgrow.net.cost import flops_after, flops_by_weight, parameters, parameters_after
+from outgrow.net.cost import Shapes, flops_by_weight, parameters
 from outgrow.net.inputs import Example
 from outgrow.net.latency import latency
 from outgrow.net.place import BlockCopy, NewLayer, Place
@@ -39,7 +39,7 @@ class Inventory:
 
     def __init__(self, model: nn.Module, example: Example, axes: Sequence[Axis]) -> None:
         self._model, self._example, self._axes = model, example, axes
-        self._parameters = parameters(model)
+        self._parameters, self._shapes = parameters(model), Shapes(model)
         rows = rows_in(example)
         self.counts = {name: count // rows for name, count in flops_by_weight(model, example).items()}
         self.flops = sum(self.counts.values())
@@ -77,7 +77,7 @@ class Inventory:
     def work(self, plan: Plan, proposal: str) -> Workload:
         """Return what a check of a plan has to do, its units proposed by a name."""
         units = {a: count for a, count in on_trial(plan.units, proposal).items() if a in self._sizes}
-        wide = flops_after(self._model, self._axes, units, self.counts)
+        wide = self._shapes.flops_after(self._axes, units, self.counts)
         deep = self.flops + sum(
             self._block_flops(place) for place in (self.places if plan.blocks else ()) if place.name in plan.blocks
         )
@@ -136,5 +136,5 @@ class Inventory:
         names = [axis.name for axis in axes]
         if unknown := [axis for axis in units if axis not in names]:
             raise InputError(f"expected axes among {', '.join(names)}, received '{unknown[0]}'")
-        params = parameters_after(self._model, axes, units)
-        return cost.after(params, flops_after(self._model, axes, units, self.counts))
+        params = self._shapes.parameters_after(axes, units)
+        return cost.after(params, self._shapes.flops_after(axes, units, self.counts))
