@@ -63,7 +63,7 @@ def main() -> None:
     """Train without and with growth; what grew is an ordinary model of transformers."""
     with tempfile.TemporaryDirectory() as folder:
         trained(folder, [])
-        growing = Growing(max_params=20_000)
+        growing = Growing(max_params=20_000, sample=512)  # a run this short would have a single small check else
         trained(folder, [growing])
         for event in growing.grower.history if growing.grower else []:
             print(event)

@@ -4,7 +4,6 @@ import copy
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import replace
 from itertools import takewhile
 from typing import Any, cast
 
@@ -13,7 +12,6 @@ from transformers import PreTrainedModel, TrainerCallback, TrainerControl, Train
 
 from outgrow.errors import InputError
 from outgrow.grow.event import Event
-from outgrow.grow.policies.proportional import Proportional
 from outgrow.integrations.conv1d import as_linear_
 from outgrow.integrations.described import Field, fields_of, is_counted, why_not, width_fields
 from outgrow.integrations.examples import chance_kept, example_of, own_loss, pair, plain, plain_forward, shuffled
@@ -21,10 +19,8 @@ from outgrow.integrations.optimizers import demand_owned, innermost, is_in_order
 from outgrow.integrations.regrown import KEY, entry_of, read_state, written_state
 from outgrow.integrations.tied import Tied
 from outgrow.net.inputs import Example
-from outgrow.train.account import Course
 from outgrow.train.allowance import Allowance
 from outgrow.train.grower import Grower
-from outgrow.train.recipe import Recipe
 
 logger = logging.getLogger("outgrow")
 
@@ -139,13 +135,9 @@ class Growing(TrainerCallback):
 
     def _allow(self, grower: Grower, args: TrainingArguments, steps: int) -> None:
         """Let checks take a small share of the training, where no option says what they read."""
-        if self._options.keys() & {"sample", "check_flops"}:
-            return
-        batch = args.train_batch_size * args.gradient_accumulation_steps
-        share, events = (getattr(grower.policy, name, getattr(Recipe, name)) for name in ("share", "events"))
-        self._allowance = Allowance(grower, Course(steps, batch, 0, share, events))
-        if self._options.get("policy") is None and isinstance(grower.policy, Proportional):
-            grower.policy = replace(grower.policy, events=self._allowance.events)
+        if not self._options.keys() & {"sample", "check_flops"}:
+            batch = args.train_batch_size * args.gradient_accumulation_steps
+            self._allowance = Allowance.of_run(grower, steps, batch)
 
     def _tie(self, model: nn.Module, grower: Grower, saved: Mapping[str, Any] | None) -> None:
         """Let only that grow which a configuration describes, or each layer by itself."""

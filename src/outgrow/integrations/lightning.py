@@ -14,10 +14,12 @@ from torch.utils import _pytree as pytree
 from outgrow.errors import InputError
 from outgrow.grow.curvature import Loss
 from outgrow.grow.event import Event
+from outgrow.grow.sample import rows_in
 from outgrow.grow.step import Step
 from outgrow.integrations.lightning_batches import Batches, TrainingStep, inputs_of
 from outgrow.integrations.lightning_checkpoint import KEY, record_of, regrow_
 from outgrow.integrations.lightning_demands import demand_alone, demand_forward, demand_held, demand_supported
+from outgrow.train.allowance import Allowance
 from outgrow.train.grower import Grower
 from outgrow.train.ranks import Ranks
 
@@ -70,7 +72,8 @@ class Growing(Callback):
         monitor: Name of a logged loss of the validation part, as `held_out` of `outgrow.Grower.check`.
         step: In place of both losses, as in `outgrow.Grower`; called with what grows and a batch.
         verbose: Whether to print what was seen and done.
-        options: Further options of `outgrow.Grower`: `max_params`, `policy`, `sample` and so on.
+        options: Further options of `outgrow.Grower`: `max_params`, `policy` and so on. Without `sample` and
+            `check_flops` looks take about 2 % of a run whose end is known, and a short one has fewer of them.
 
     Attributes:
         grower: The Grower, from the start of training on.
@@ -111,6 +114,7 @@ class Growing(Callback):
         self._record: dict[str, Any] | None = None  # of a checkpoint, or of the fit before
         self._looked = (0, 0)  # epoch and step of the last look
         self._steps = math.inf  # of the run
+        self._allowance: Allowance | None = None
         self._held_out = math.nan
 
     @property
@@ -136,6 +140,7 @@ class Growing(Callback):
         self._steps = trainer.estimated_stepping_batches
         with self._batches.own_chance(0):
             self.grower = self._grower(trainer, pl_module, optimizer)
+            self._allow(trainer, self.grower)
         self._take_up(trainer.current_epoch, trainer.global_step)
         self._own = set(map(id, self.grower.model.parameters()))
         self._log(trainer, [])
@@ -149,6 +154,8 @@ class Growing(Callback):
             return
         self._looked = (trainer.current_epoch, trainer.global_step)
         demand_held(self.grower.optimizer, pl_module, self._own, self.grower.model)
+        if self._allowance is not None:
+            self._allowance.renew_()
         seen = len(self.history)
         with self._batches.own_chance(trainer.global_step):
             self.grower.check(self._batches, *self._moment(trainer, batch_idx), held_out=self._now_held_out(trainer))
@@ -172,6 +179,13 @@ class Growing(Callback):
     def teardown(self, trainer: "Trainer", pl_module: "LightningModule", stage: str) -> None:
         """Leave the module's own hooks as they were."""
         self._stop_listening(pl_module)
+
+    def _allow(self, trainer: "Trainer", grower: Grower) -> None:
+        """Let looks take a small share of the run, where its end is known and no option says what they read."""
+        self._allowance = None
+        if math.isfinite(self._steps) and not self._options.keys() & {"sample", "check_flops"}:
+            batch = rows_in(next(iter(self._batches), None)) * trainer.accumulate_grad_batches * trainer.world_size
+            self._allowance = Allowance.of_run(grower, int(self._steps), batch)
 
     def _take_up(self, epoch: int, step: int) -> None:
         """Go on where the record ends; the last look was now, if there is none, or it is of a longer run."""

@@ -1,7 +1,11 @@
 """The allowance of checks: a small share of a run's training, and fewer events where a run is short."""
 
+from dataclasses import replace
+
+from outgrow.grow.policies.proportional import Proportional
 from outgrow.train.account import Course, check_allowance
 from outgrow.train.grower import Grower
+from outgrow.train.recipe import Recipe
 
 
 class Allowance:
@@ -21,6 +25,25 @@ class Allowance:
         least = grower.effort()
         self.events = course.fitting_events(grower.flops, grower.start_flops, least.flops + least.start)
         self.renew_()
+
+    @classmethod
+    def of_run(cls, grower: Grower, steps: int, batch_size: int) -> "Allowance":
+        """Make that of a run in someone else's loop; the default policy gets as many events as fit.
+
+        Args:
+            grower: Whose checks.
+            steps: Steps of the run.
+            batch_size: Examples of a step.
+
+        Returns:
+            The allowance.
+        """
+        policy = grower.policy
+        share, events = (getattr(policy, name, getattr(Recipe, name)) for name in ("share", "events"))
+        allowance = cls(grower, Course(steps, batch_size, 0, share, events))
+        if isinstance(policy, Proportional):
+            grower.policy = replace(policy, events=allowance.events)
+        return allowance
 
     def renew_(self) -> None:
         """Set what the next check may take, for the network as it is now."""
