@@ -34,7 +34,7 @@ from outgrow.train.sizes import Sizes
 from outgrow.train.trainer import Trainer
 
 FEWEST_ROWS = 4  # to judge on two what was found on two
-ROWS_SEEN, EPOCHS = 600_000, (20, 40)  # of a run, and its bounds: tables are learned by heart soon
+ROWS_SEEN, EPOCHS = 600_000, (20, 60)  # of a run, and its bounds: tables are learned by heart soon
 FEWEST_STEPS = 1_000  # of a run on few rows
 CHUNK = 4_096  # rows that are predicted at once
 
