@@ -22,6 +22,7 @@ sys.path.append(str(Path(__file__).resolve().parent))  # for who loads this file
 import compare
 import estimators
 import families
+import loops
 from cells import grouped, made_with, row, span, test
 from drawing import STYLE, beside_sweeps, compared, svg
 
@@ -32,6 +33,7 @@ FIGURE = DOCS / "figures" / "gain.svg"
 COMPARISONS = {"policies": compared, "family": beside_sweeps}  # by results, drawn beside this file
 
 SOURCES = ("grow", "calibration", "policies", "policies_sizes", "choices", "newborns", "family", "kills", "tabular")
+SOURCES += ("callbacks",)
 CLOSE = (0.75, 1.33)  # realised / gain that counts as kept
 MEASURES: dict[str, Callable[[Mapping], float]] = {
     "gain": lambda growth: growth["gain"],
@@ -77,6 +79,7 @@ def blocks(
     family: Sequence[Mapping] = (),
     kills: Sequence[Mapping] = (),
     tabular: Sequence[Mapping] = (),
+    callbacks: Sequence[Mapping] = (),
 ) -> dict[str, str]:
     """The tables by the names of their markers."""
     return {
@@ -87,6 +90,7 @@ def blocks(
         **compare.blocks(policies, sizes, choices, newborns),
         "family": families.comparison(family),
         "kills": kills_table(kills),
+        "callbacks": loops.callbacks_table(callbacks) if callbacks else "",
         "tabular": estimators.tabular_table(tabular) if tabular else "",
     }
 
