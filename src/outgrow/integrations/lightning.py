@@ -184,7 +184,7 @@ class Growing(Callback):
         """Let looks take a small share of the run, where its end is known and no option says what they read."""
         self._allowance = None
         if math.isfinite(self._steps) and not self._options.keys() & {"sample", "check_flops"}:
-            batch = rows_in(next(iter(self._batches), None)) * trainer.accumulate_grad_batches * trainer.world_size
+            batch = rows_in(next(iter(self._batches), ())) * trainer.accumulate_grad_batches * trainer.world_size
             self._allowance = Allowance.of_run(grower, int(self._steps), batch)
 
     def _take_up(self, epoch: int, step: int) -> None:
