@@ -64,6 +64,7 @@ class Stepper:
         net = DistributedDataParallel(self._model) if self._ranks.count > 1 else self._model
         if self._compiled:
             torch._dynamo.reset()  # else it falls back to eager after eight shapes
+            # it is a module again, though typed as any callable
             net = torch.compile(net)  # type: ignore[assignment]
         self._net, self._compiles = net, self._compiled
 
