@@ -24,7 +24,7 @@ from outgrow.train.finish import spaced
 QUICK = {"epochs": 20, "random_state": 0}
 
 
-@parametrize_with_checks([GrowingClassifier(epochs=15, finish=False), GrowingRegressor(epochs=15, finish=False)])
+@parametrize_with_checks([GrowingClassifier(epochs=15), GrowingRegressor(epochs=15)])
 def test_it_is_an_estimator_as_scikit_learn_checks_it(estimator, check):
     check(estimator)
 

@@ -20,7 +20,7 @@ from zoo_properties import (
 )
 
 slow = [HealthCheck.too_slow, HealthCheck.data_too_large]
-settings.register_profile("ci", max_examples=60, deadline=None, derandomize=True, suppress_health_check=slow)
+settings.register_profile("ci", max_examples=100, deadline=None, derandomize=True, suppress_health_check=slow)
 settings.register_profile("nightly", max_examples=2000, deadline=None, database=None, suppress_health_check=slow)
 FOUND = [  # networks on which an earlier version went wrong
     Net("words", 1, (), True),
