@@ -4,7 +4,8 @@
 
 DIR holds FashionMNIST. Lightning trains a perceptron, and Hugging Face's Trainer a vision transformer: as it is, with
 the callback, and, without it, as large from the start as it grew to. "Beyond" is the time in the callback's hooks less
-that of its checks. Every training adds a line to results/callbacks.jsonl; those that are there are not repeated.
+that of its checks; newborns are corrected in hooks of the optimizer. Every training adds a line to
+results/callbacks.jsonl; those that are there are not repeated.
 """
 
 import argparse
@@ -33,10 +34,12 @@ from transformers import Trainer, TrainingArguments, ViTConfig, ViTForImageClass
 
 from outgrow.huggingface import Growing as GrowingModel
 from outgrow.lightning import Growing as GrowingModule
+from outgrow.net.newborns import Newborns
 
 RESULTS = Path(__file__).resolve().parent / "results"
 EXAMPLES, BATCH, EPOCHS, RATE = 10_000, 64, 15, 2e-3
 BUDGET = 30_000  # parameters
+CORRECTION = {name: vars(Newborns)[name] for name in ("_remember", "_correct")}
 
 
 class Perceptron(pl.LightningModule):
@@ -65,7 +68,7 @@ class Perceptron(pl.LightningModule):
 
 
 class Timed:
-    """Adds up the time in the hooks of a callback.
+    """Adds up the time in the hooks of a callback, and in the correction of newborns after each step.
 
     Args:
         callback: Changed in place.
@@ -73,15 +76,19 @@ class Timed:
     """
 
     def __init__(self, callback: Any, *hooks: str) -> None:
-        self.callback, self.seconds = callback, dict.fromkeys(hooks, 0.0)
+        self.callback, self.seconds = callback, dict.fromkeys([*hooks, *CORRECTION], 0.0)
         for name in hooks:
             setattr(callback, name, self._timed(name, getattr(callback, name)))
+        for name, hook in CORRECTION.items():
+            setattr(Newborns, name, self._timed(name, hook))
 
     def told(self) -> dict[str, float]:
         """Return the time of checks, of setting up, and of all else [seconds]."""
         history = self.callback.grower.history
-        checks, (setup, *others) = sum(event.seconds for event in history), self.seconds.values()
-        return {"check_seconds": checks, "checks": len(history), "setup": setup, "beyond": sum(others) - checks}
+        checks, newborns = sum(event.seconds for event in history), sum(self.seconds[name] for name in CORRECTION)
+        setup, *others = (seconds for name, seconds in self.seconds.items() if name not in CORRECTION)
+        spent = {"check_seconds": checks, "checks": len(history), "setup": setup, "beyond": sum(others) - checks}
+        return spent | {"newborns": newborns}
 
     def _timed(self, name: str, hook: Callable[..., Any]) -> Callable[..., Any]:
         def timed(*args: Any, **kwargs: Any) -> Any:

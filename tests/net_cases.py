@@ -22,7 +22,7 @@ class Case:
 
     def model(self) -> nn.Module:
         """Return the network as it might be after training: weights of every sign, statistics other than 0 and 1."""
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)
         model = self.build()
         with torch.no_grad():
             for parameter in model.parameters():

@@ -4,11 +4,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from outgrow.errors import InputError
 from outgrow.net.axes import axes
 from outgrow.net.widen import widen_
-from outgrow.train.average import averaged
+from outgrow.train.average import update_
 from outgrow.train.folder import RunFolder
 from outgrow.train.recipe import Recipe
 from outgrow.train.state import captured, restore_
@@ -49,7 +50,7 @@ def steps(model, optimizer, average, shape, seed) -> list[torch.Tensor]:
         model.train()
         F.cross_entropy(model(torch.randn(16, *shape, generator=generator)), torch.arange(16) % 3).backward()
         optimizer.step()
-        average.update_parameters(model)
+        update_(average, model)
         seen += [p.detach().clone() for p in (*model.parameters(), *average.parameters(), *model.buffers())]
     return seen
 
@@ -60,7 +61,7 @@ def test_a_training_state_goes_to_another_network_of_the_same_layers(name, tmp_p
     recipe, example = Recipe(1, 16), torch.zeros(1, *shape)
     torch.manual_seed(0)
     model = make()
-    optimizer, average = recipe.optimizer(model), averaged(model)
+    optimizer, average = recipe.optimizer(model), AveragedModel(model)
     steps(model, optimizer, average, shape, 0)
     for axis in [axis.name for axis in axes(model, example) if axis.growable]:
         widen_(model, axis, 2, example=example, optimizer=optimizer, averages=[average])
@@ -70,7 +71,7 @@ def test_a_training_state_goes_to_another_network_of_the_same_layers(name, tmp_p
     folder.write_tensors("state.safetensors", tensors)
     folder.write_json("state.json", facts)
     other = make()
-    anew, mean = recipe.optimizer(other), averaged(other)
+    anew, mean = recipe.optimizer(other), AveragedModel(other)
     restore_(other, anew, mean, folder.read_tensors("state.safetensors"), folder.read_json("state.json"))
     assert [p.stride() for p in other.parameters()] == [p.stride() for p in model.parameters()]
     pairs = zip(steps(model, optimizer, average, shape, 2), steps(other, anew, mean, shape, 2), strict=True)
@@ -81,7 +82,7 @@ def test_a_state_of_other_layers_is_refused():
     states = []
     for depth in (1, 2):
         model = nn.Sequential(*(nn.Linear(3, 3) for _ in range(depth)))
-        states.append((model, Recipe(1, 1).optimizer(model), averaged(model)))
+        states.append((model, Recipe(1, 1).optimizer(model), AveragedModel(model)))
     with pytest.raises(InputError, match=r"1\.bias, 1\.weight are in one of them only"):
         restore_(*states[0], *captured(*states[1]))
     with pytest.raises(InputError, match="trains other parameters, too"):

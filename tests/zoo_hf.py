@@ -27,7 +27,7 @@ class Network(Entry):
 
     def model(self) -> nn.Module:
         """Return the network with every weight moved, so that no gain is 1 and no shift is 0."""
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)
         model = self.build()
         with torch.no_grad():
             for parameter in model.parameters():

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from outgrow.net.inputs import Example, call_arguments
+from outgrow.net.inputs import Example, call_arguments, seed_
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,7 +121,7 @@ def observe(model: nn.Module, example: Example, wanted: Collection[nn.Module] = 
 
     with _hooked(model, before, after), torch.no_grad():
         args, kwargs = _fresh(call_arguments(example))
-        torch.manual_seed(0)
+        seed_(model, 0)
         leaves = pytree.tree_leaves(model(*args, **kwargs))
     seen.outputs.extend(leaf.clone() for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point())
     return seen

@@ -15,7 +15,7 @@ from outgrow.models.rational import Rational
 from outgrow.models.residual import identity_layer, residual_layer
 from outgrow.net.edit import Edit, Insertion
 from outgrow.net.follow import followed
-from outgrow.net.inputs import Example, gpus_of
+from outgrow.net.inputs import Example, gpus_of, seed_
 from outgrow.net.place import BlockCopy, NewLayer, Place
 from outgrow.net.places import find_place
 from outgrow.net.preserve import verified
@@ -201,5 +201,5 @@ def _drawn_from(generator: torch.Generator | None, model: nn.Module) -> Iterator
         return
     seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
     with torch.random.fork_rng(devices=gpus_of(model)):
-        torch.manual_seed(seed)
+        seed_(model, seed)
         yield

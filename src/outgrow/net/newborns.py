@@ -9,7 +9,6 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
-from itertools import accumulate
 from typing import Any, ClassVar
 from weakref import WeakKeyDictionary
 
@@ -18,12 +17,12 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from outgrow.net.edit import Change, grid
-from outgrow.net.laws import Group, Law, Step, innermost, law_of, real
+from outgrow.net.laws import Group, Law, Step, innermost, law_of, taken
 
 BIRTHS = "births"
 """Key of the dates in the state of a parameter."""
 
-GROWN_UP = 1e-4  # of its moments is missing at most: the own correction and the parameter's are one within 0.1 %
+GROWN_UP = 1e-2  # of its moments is missing at most: steps with the own correction and the parameter's differ by 0.5 %
 
 Births = tuple[tuple[int, ...], ...]
 """For each dimension, the count of the parameter when each of its places came in [size]; empty where all were there
@@ -121,7 +120,7 @@ class Newborns:
                     young = Young.among(parameter, births)
                     self._which = {}
                 self._young[id(births)] = young
-                self._before.append((group, parameter, young, parameter.detach().take(young.at)))
+                self._before.append((group, parameter, young, taken(parameter.detach(), young.at)))
 
     @torch.no_grad()
     def _correct(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
@@ -130,20 +129,14 @@ class Newborns:
             return
         ages = _counts([optimizer.state[parameter]["step"] for _, parameter, _, _ in before])
         alike: dict[Any, list[tuple[Group, Tensor, Young, Tensor]]] = {}
+        options = {id(group): _options(group) for group in optimizer.param_groups}
         for each, age in zip(before, ages, strict=True):
-            alike.setdefault((age, id(each[0]), each[1].dtype, each[1].device), []).append(each)
+            alike.setdefault((age, options[id(each[0])], each[1].dtype, each[1].device), []).append(each)
         for (age, *_), some in alike.items():
             groups, parameters, young, starts = zip(*some, strict=True)
-            group = groups[0]
-            step = Step(
-                real(torch.cat(starts)),
-                parameters,
-                [optimizer.state[parameter] for parameter in parameters],
-                [each.at for each in young],
-                group,
-                group.get("decoupled_weight_decay", isinstance(optimizer, torch.optim.AdamW)),
-            )
-            self._correct_alike_(step, young, age)
+            states, at = [optimizer.state[parameter] for parameter in parameters], [each.at for each in young]
+            decoupled = groups[0].get("decoupled_weight_decay", isinstance(optimizer, torch.optim.AdamW))
+            self._correct_alike_(Step(starts, parameters, states, at, groups, decoupled), young, age)
 
     def _correct_alike_(self, step: Step, young: Sequence[Young], age: int) -> None:
         factors = self._factors(step, young, age)
@@ -159,16 +152,22 @@ class Newborns:
 
     def _factors(self, step: Step, young: Sequence[Young], age: int) -> Tensor:
         """The numbers that depend on age, for each entry [factors, young], with one dimension more where complex."""
-        key = tuple(young)
+        key, dates = tuple(young), sorted({date for each in young for date in each.dates})
         if key not in self._which:
-            ends = list(accumulate((len(each.dates) for each in young), initial=0))
-            self._which[key] = torch.cat([each.which + end for each, end in zip(young, ends, strict=False)])
-        dates = [date for each in young for date in each.dates]
-        of_date = {date: self._law.factors(step.group, age - date, age) for date in set(dates)}
-        dtype = torch.promote_types(step.start.dtype, torch.float32)
-        table = torch.tensor([of_date[date] for date in dates], dtype=dtype).T.to(step.start.device)
+            places = [torch.searchsorted(torch.tensor(dates), torch.tensor(each.dates)) for each in young]
+            whiches = zip(places, young, strict=True)
+            self._which[key] = torch.cat([place.to(each.which.device)[each.which] for place, each in whiches])
+        of_date = [self._law.factors(step.group, age - date, age) for date in dates]
+        dtype = torch.promote_types(step.starts[0].dtype.to_real(), torch.float32)
+        table = torch.tensor(of_date, dtype=dtype).T.to(step.starts[0].device)
         factors = table.index_select(1, self._which[key])
         return factors.unsqueeze(-1) if step.parameters[0].is_complex() else factors
+
+
+def _options(group: Group) -> tuple[Any, ...]:
+    """What the groups of parameters have in common whose entries are corrected at once: all but weight decay."""
+    options = [value for key, value in group.items() if key not in ("params", "param_names", "weight_decay")]
+    return tuple(float(value) if isinstance(value, Tensor) else repr(value) for value in options)
 
 
 def _skipped(optimizer: Optimizer) -> bool:

@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 
 from outgrow.errors import EditError, GrowthError
 from outgrow.net.edit import Edit
-from outgrow.net.inputs import Example, call, gpus_of
+from outgrow.net.inputs import Example, call, gpus_of, seed_
 
 TOLERANCE = 1e-5  # of the output's scale, float32: rounding of sums in another order
 
@@ -99,7 +99,7 @@ def outputs(model: nn.Module, inputs: Example, training: bool) -> list[Tensor]:
     """Return a model's output tensors in a mode, without chance; nothing of the model changes."""
     with frozen_state(model), torch.no_grad(), NoChance():
         model.train(training)
-        torch.manual_seed(0)
+        seed_(model, 0)
         random.seed(0)
         np.random.seed(0)
         result = call(model, inputs)

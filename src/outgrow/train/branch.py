@@ -26,6 +26,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from outgrow.data import Dataset, Split
 from outgrow.errors import GrowthError, InputError
@@ -36,7 +37,7 @@ from outgrow.grow.reduction import NOTHING, Reduction
 from outgrow.models import SeedNetwork
 from outgrow.net.setting import Setting
 from outgrow.net.surgery import tensors_of
-from outgrow.train.average import SETTLE_BATCHES, averaged, settle_statistics_
+from outgrow.train.average import SETTLE_BATCHES, settle_statistics_, update_
 from outgrow.train.distilled import Distilled, answers
 from outgrow.train.divergence import FINITE_EVERY
 from outgrow.train.energy import Meter, meter
@@ -260,15 +261,15 @@ class Branches:
         """Train with a falling rate; return the averaged weights, or None where the loss is no longer finite."""
         optimizer, ranks = self._recipe.optimizer(net), Ranks()
         stepper = Stepper(net, optimizer, self._precision, self._compiled)
-        average, step, total = averaged(net), 0, torch.zeros((), device=self._device)
+        average, step, total = AveragedModel(net), 0, torch.zeros((), device=self._device)
+        net.train()
         while True:
             for x, y in loaders.train:
                 done = (step + 0.5) / steps
                 for group in optimizer.param_groups:
                     group["lr"] = self._recipe.rate * min(done / WARMUP, 1.0) * (1 - done)
-                net.train()
                 total += stepper.step_(loss, x, y)
-                average.update_parameters(net)
+                update_(average, net)
                 step += 1
                 self._on_step(step)
                 if step == steps or step % FINITE_EVERY == 0:

@@ -81,8 +81,9 @@ class Recipe:
         return self.rate * min(1.0, (1 - progress) / (1 - start))
 
     def optimizer(self, model: nn.Module) -> AdamW:
-        """Return AdamW over a model's parameters, with decay on weights alone."""
+        """Return AdamW over a model's parameters, fused for its speed, with decay on weights alone."""
         decayed = [p for p in model.parameters() if p.ndim > 1]
         plain = [p for p in model.parameters() if p.ndim <= 1]
         groups = [{"params": decayed, "weight_decay": self.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-        return AdamW([group for group in groups if group["params"]], lr=self.rate)
+        fused = all(p.is_floating_point() for p in model.parameters())  # complex ones can't be
+        return AdamW([group for group in groups if group["params"]], lr=self.rate, fused=fused)

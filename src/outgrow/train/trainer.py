@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from outgrow.data import Dataset, Split
 from outgrow.errors import InputError
@@ -23,7 +24,7 @@ from outgrow.net.resizing import settings_of
 from outgrow.net.surgery import tensors_of
 from outgrow.train.account import Account, Course
 from outgrow.train.allowance import Allowance
-from outgrow.train.average import SETTLE_BATCHES, averaged, restart_, settle_statistics_
+from outgrow.train.average import SETTLE_BATCHES, restart_, settle_statistics_, update_
 from outgrow.train.checkpoints import Checkpoint, Checkpoints
 from outgrow.train.circumstances import of_data, of_machine
 from outgrow.train.divergence import FINITE_EVERY, DivergedError
@@ -102,7 +103,7 @@ class Trainer:
         recipe, self._budget = staged(recipe, budget or Budget(), sizes, parameters(self._model))
         self._planned = recipe
         self._optimizer = recipe.optimizer(self._model)
-        self._average = averaged(self._model)
+        self._average = AveragedModel(self._model)
         self._stepper = Stepper(self._model, self._optimizer, precision, compiled)
         self._loss, self._ranks = loss_of(dataset), Ranks()
         self._loaders = Loaders(dataset, recipe, seed, device)
@@ -212,7 +213,7 @@ class Trainer:
                 record = self._epoch_record(epoch, mean)
                 self._demand_finite(record["validation"]["loss"])
                 self._record(record)
-                self._at.good = copy.deepcopy(self._average.module)
+                self._keep_good()
                 self._checkpoint()
         except DivergedError as error:
             if self._at.good is not None:
@@ -232,6 +233,7 @@ class Trainer:
         at = self._at
         if at.epoch is None:
             at.epoch, at.total = iter(self._train), torch.zeros((), device=self._device)
+        self._model.train()
         for x, y in at.epoch:
             if at.step % len(self._train) % FINITE_EVERY == 0:
                 self._demand_finite(self._ranks.mean(float(at.total)))
@@ -239,9 +241,8 @@ class Trainer:
             self._check()
             for group in self._optimizer.param_groups:
                 group["lr"] = self._recipe.rate_at((self._at.step + 0.5) / self._course.steps)
-            self._model.train()
             at.total += self._stepper.step_(self._loss, x, y)
-            self._average.update_parameters(self._model)
+            update_(self._average, self._model)
             at.step += 1
             self._account.train(self._grower.flops, len(y))
             self._on_step(at.step)
@@ -250,6 +251,15 @@ class Trainer:
         at.epoch = None
         self._ranks.level_(self._model.buffers())  # statistics of each one's share
         return self._ranks.mean(float(at.total)) / len(self._train)
+
+    @torch.no_grad()
+    def _keep_good(self) -> None:
+        """Keep a copy of the averaged weights."""
+        if self._at.good is None:
+            self._at.good = copy.deepcopy(self._average.module)
+        else:
+            kept, new = tensors_of(self._at.good), tensors_of(self._average.module)
+            torch._foreach_copy_(list(kept.values()), list(new.values()))
 
     def _demand_finite(self, loss: float) -> None:
         if not math.isfinite(loss):
@@ -278,6 +288,7 @@ class Trainer:
             grower.check(self._ranks.shares(self._loaders.plain), progress, epoch, self._held_out(plan))
         except FloatingPointError as error:
             raise self._diverged() from error
+        self._model.train()
         events = grower.history[seen:]
         account.check(events)
         if any(event.growths for event in events):
