@@ -1,6 +1,8 @@
 """A loop of your own on several processes: each trains on its share, and all grow alike.
 
-torchrun --nproc-per-node 2 examples/several_processes.py    # on GPUs: "nccl", and .to(f"cuda:{rank}")
+torchrun --nproc-per-node 2 examples/several_processes.py
+
+On GPUs: "nccl", torch.cuda.set_device(rank) before all else, model and batches .to(f"cuda:{rank}").
 """
 
 import gc

@@ -12,7 +12,7 @@ import pytest
 from safetensors.torch import load_file
 
 from outgrow.cli import main
-from outgrow.commands.together import demand_alone
+from outgrow.commands.together import demand_one_process
 from outgrow.errors import InputError
 
 WORDS = ["grow", "digits", "--model", "mlp", "--epochs", "4", "--policy-options", "share=0.6", "--device", "cpu"]
@@ -75,7 +75,7 @@ def test_a_batch_that_cannot_be_shared_is_told(tmp_path):
 
 
 def test_commands_of_one_process_say_so(monkeypatch):
-    demand_alone("compare")
+    demand_one_process("compare")
     monkeypatch.setenv("WORLD_SIZE", "4")
     with pytest.raises(InputError, match="compare runs in one process, received 4 of them"):
-        demand_alone("compare")
+        demand_one_process("compare")

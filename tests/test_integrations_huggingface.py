@@ -16,7 +16,8 @@ from outgrow.grow.policies.proportional import Proportional
 from outgrow.grow.policy import Decision, Plan
 from outgrow.huggingface import Growing, load
 from outgrow.integrations.examples import own_loss
-from outgrow.integrations.huggingface import demand_alone
+from outgrow.integrations.huggingface import demand_one_device
+from outgrow.train.account import Course
 from zoo_hf import LLAMA, TRANSFORMER
 
 CALM = {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}
@@ -277,7 +278,39 @@ def test_a_module_that_has_no_configuration_grows_and_is_resumed(tmp_path):
 def test_a_trainer_in_which_nothing_can_grow_is_refused(given, message):
     usual = {"world_size": 1, "n_gpu": 1, "deepspeed": None, "fsdp": [], "load_best_model_at_end": False}
     with pytest.raises(InputError, match=message):
-        demand_alone(SimpleNamespace(**usual | given))
+        demand_one_device(SimpleNamespace(**usual | given))
+
+
+def test_a_callback_that_comes_too_late_is_told(tmp_path):
+    model = model_of("gpt2")
+    run = trainer(tmp_path, model, data("gpt2"))
+    run.add_callback(growing(model))
+    with pytest.raises(InputError, match=r"received it when GPT2\w+ had an optimizer"):
+        run.train()
+
+
+def test_a_loaded_model_has_the_type_that_was_saved(tmp_path):
+    model = model_of("llama")
+    policy = Proportional(price=-1.0, share=0.6, events=2, strength=1.0)
+    trainer(tmp_path, model, data("llama"), growing(model, uniform=False, policy=policy)).train()
+    model.to(torch.bfloat16).save_pretrained(tmp_path / "saved")
+    again = load(tmp_path / "saved")
+    assert {parameter.dtype for parameter in again.parameters()} == {torch.bfloat16}
+    assert [b.dtype for b in again.buffers()] == [b.dtype for b in model_of("llama").buffers()]
+
+
+def test_a_resumed_run_has_as_many_events_as_it_began_with(tmp_path, monkeypatch):
+    """How many fit depends on the size of the network, which is another one by then."""
+    options = {"save_strategy": "steps", "save_steps": 6, "max_steps": 12}
+    events = []
+    for fitting, folder in ((3, None), (2, "checkpoint-6")):
+        monkeypatch.setattr(Course, "fitting_events", lambda *args, fitting=fitting: fitting)
+        model = load(tmp_path / folder) if folder else model_of("bert")
+        grow = Growing(max_params=20_000)
+        path = str(tmp_path / folder) if folder else None
+        trainer(tmp_path, model, data("bert"), grow, *[Stop()] * (not folder), **options).train(path)
+        events.append(grow.grower.policy.policy.events)
+    assert events == [3, 3]
 
 
 def test_data_that_has_no_order_needs_a_loader(tmp_path):

@@ -24,6 +24,7 @@ from outgrow.errors import InputError
 from outgrow.grow.policies.proportional import Proportional
 from outgrow.grow.policy import Decision, Plan
 from outgrow.lightning import Growing, regrow_, regrown
+from outgrow.train.account import Course
 
 pytestmark = [
     # Lightning 2.6 asks torch for the leaves of a nest in a way that torch 2.13 calls old
@@ -417,6 +418,54 @@ def test_a_missing_package_is_told():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert 'which is not installed: pip install "outgrow[lightning]"' in done.stderr.splitlines()[-1]
+
+
+def test_data_without_a_length_is_read_by_checks_from_its_start(tmp_path):
+    class Stream(torch.utils.data.IterableDataset):
+        read = 0
+
+        def __iter__(self):
+            for row in zip(*digits(), strict=True):
+                Stream.read += 1
+                yield row
+
+    growing = Growing(F.cross_entropy, max_params=2_000, sample=64)
+    trainer = quiet(tmp_path, [growing], max_steps=40)
+    trainer.fit(Net(), DataLoader(Stream(), 32))
+    assert trainer.global_step == 40
+    assert len(growing.history) > 1
+    assert Stream.read > 40 * 32
+
+
+def test_data_that_can_be_read_once_needs_a_loader_for_checks(tmp_path):
+    def batches():
+        return (one for one in DataLoader(TensorDataset(*digits()), 32))
+
+    with pytest.raises(InputError, match=r"received generator, of which checks would take .*Growing\(loader="):
+        quiet(tmp_path, [Growing(F.cross_entropy)], max_steps=9).fit(Net(), batches())
+    growing = Growing(F.cross_entropy, loader=[digits()], max_params=2_000, sample=64)
+    quiet(tmp_path, [growing], max_steps=40).fit(Net(), batches())
+    assert growing.history
+
+
+def test_two_of_it_are_told(tmp_path):
+    both = [Growing(network="body"), Growing(network="head")]
+    with pytest.raises(InputError, match="expected one Growing, received 2"):
+        quiet(tmp_path, both, max_epochs=1).fit(Net(), shuffled())
+
+
+def test_a_resumed_run_has_as_many_events_as_it_began_with(tmp_path, monkeypatch):
+    """How many fit depends on the size of the network, which is another one by then."""
+    monkeypatch.setattr(Course, "fitting_events", lambda *args: 5)
+    first = Growing(F.cross_entropy, max_params=2_000)
+    trainer = quiet(tmp_path, [first, Stop(30)], max_epochs=3)
+    with pytest.raises(KeyError, match="killed"):
+        trainer.fit(Net(), shuffled())
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    monkeypatch.setattr(Course, "fitting_events", lambda *args: 2)
+    second = Growing(F.cross_entropy, max_params=2_000)
+    quiet(tmp_path, [second], max_epochs=3).fit(Net(), shuffled(), ckpt_path=tmp_path / "last.ckpt")
+    assert second.grower.policy.events == first.grower.policy.events == 5
 
 
 def test_two_processes_grow_alike_bit_for_bit(tmp_path):

@@ -15,7 +15,9 @@ from outgrow.grow.event import Event, Growth
 from outgrow.grow.policies.proportional import Proportional
 from outgrow.grow.policy import Decision, Plan
 from outgrow.models.seed import Seed
+from outgrow.net.axes import axes
 from outgrow.net.cost import flops, parameters
+from outgrow.net.widen import widen_
 from outgrow.train import growing as growing_module
 from outgrow.train.grower import Grower
 
@@ -132,6 +134,23 @@ def test_what_cannot_be_grown_is_said_at_once():
         Grower(nn.Linear(4, 2), optimizer, F.cross_entropy, x)
     with pytest.raises(InputError):
         Grower(model, optimizer, F.cross_entropy, torch.zeros(1, 5))
+
+
+def test_an_edit_by_somebody_else_is_told():
+    model, x = mlp(4, 3, 3), torch.zeros(1, 4)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    axis = next(axis.name for axis in axes(model, x) if axis.growable)
+    widen_(model, axis, 2, example=x)
+    with pytest.raises(InputError, match=r"lacks 3 of the .* and has 3 that .* pass edits optimizer="):
+        Grower(model, optimizer, F.cross_entropy, x)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    grower = Grower(model, optimizer, F.cross_entropy, x)
+    widen_(model, axis, 1, example=x, optimizer=optimizer)
+    with pytest.raises(InputError, match=r"somebody else has edited Sequential since .* make another Grower"):
+        grower.check([(torch.randn(64, 4), torch.randint(3, (64,)))])
+    widen_(model, axis, 1, example=x)
+    with pytest.raises(InputError, match=r"the optimizer lacks 3"):
+        grower.check([])
 
 
 def test_exactly_one_of_loss_and_step():

@@ -64,6 +64,10 @@ def work(own: int, folder: str) -> None:
         grower.check(share(own, RANKS, 0))
     except InputError as error:
         result["apart"] = str(error)
+    try:
+        Ranks().level_([torch.zeros(3 + own)])
+    except InputError as error:
+        result["edits"] = str(error)
     strings = Ranks().together([f"{own}a", f"{own}b", *["0c"] * (own == 0)])
     torch.save(result | {"strings": list(strings)}, Path(folder) / f"{own}.pt")
     gc.collect()  # DDP's reducers, before the group that they talk through
@@ -98,6 +102,11 @@ def test_ranks_that_disagree_are_told(results):
     for result in results:
         assert "before a check, rank 1 has other weights than rank 0 (0.weight, 0.bias, 2.weight" in result["apart"]
         assert "wrap the model anew after each growth" in result["apart"]
+
+
+def test_ranks_with_other_edits_are_told(results):
+    for result in results:
+        assert "rank 1 has other shapes than rank 0: an edit was made on one of them" in result["edits"]
 
 
 def test_batches_of_anything_follow_one_another_until_a_rank_has_no_more(results):

@@ -11,6 +11,6 @@ if missing := [name for name in ("transformers", "accelerate") if importlib.util
     )
 
 from outgrow.integrations.huggingface import Growing
-from outgrow.integrations.regrown import load
+from outgrow.integrations.reloaded import load
 
 __all__ = ["Growing", "load"]

@@ -11,7 +11,7 @@ from outgrow import data
 from outgrow.commands.earlier import is_there
 from outgrow.commands.given import dataset_of, device_of
 from outgrow.commands.grow import grow
-from outgrow.commands.together import demand_alone
+from outgrow.commands.together import demand_one_process
 from outgrow.errors import InputError
 from outgrow.models import SeedNetwork, seed_from_json
 from outgrow.show.comparison import show
@@ -48,7 +48,7 @@ def compare(options: "Compare") -> int:
     Raises:
         InputError: Anything about the options, the data or the run that can't work.
     """
-    demand_alone("compare")
+    demand_one_process("compare")
     _demand_sense(options)
     dataset = dataset_of(options)
     out = options.out if options.out is not None else Path("runs") / dataset.name

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from outgrow.commands import earlier
 from outgrow.commands.given import dataset_of, device_of, sizes_of
-from outgrow.commands.together import demand_alone
+from outgrow.commands.together import demand_one_process
 from outgrow.data.digest import digest
 from outgrow.errors import InputError
 from outgrow.models import seed_from_json
@@ -42,7 +42,7 @@ def finish(options: "Finish") -> int:
         InputError: The run is not done, or its data or its network are not there or have changed, or a file is damaged,
             or another option can't work.
     """
-    demand_alone("finish")
+    demand_one_process("finish")
     folder = RunFolder(options.run)
     config = Stored(Family(options.run).config, str(folder.path / "config.json"))
     asked, how = sizes_of(options.sizes), Finishing(options.length, options.distil)

@@ -60,14 +60,14 @@ def own_folder(out: Path) -> Iterator[Path]:
         yield out
         return
     with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder) / out.name
+        copy = Path(folder) / "run"
         if out.is_dir():
             shutil.copytree(out, copy)
         ranks.gathered("this one has")
         yield copy
 
 
-def demand_alone(command: str) -> None:
+def demand_one_process(command: str) -> None:
     """Check that a command which can't share its work was started once.
 
     Args:

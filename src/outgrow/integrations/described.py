@@ -21,7 +21,7 @@ from outgrow.net.place import Place
 from outgrow.net.preserve import change, frozen_state, outputs, tolerance
 from outgrow.net.surgery import tensors_of
 
-Shapes = dict[str, torch.Size]
+ShapeOf = dict[str, torch.Size]
 
 
 @dataclass(frozen=True)
@@ -49,13 +49,7 @@ class Field:
 
     def takes(self, config: PreTrainedConfig, size: int) -> bool:
         """Return whether a configuration is valid where the axes have a size; heads may have to divide something."""
-        config = copy.deepcopy(config)
-        try:
-            _set_(config, self.values(size))
-            config.validate()
-        except (StrictDataclassError, ValueError, TypeError):
-            return False
-        return True
+        return _is_valid(config, self.values(size))
 
     def write_(self, config: PreTrainedConfig, sizes: Mapping[str, int]) -> None:
         """Set the fields to what the axes are now; nothing happens where these differ.
@@ -100,6 +94,14 @@ def width_fields(axes: Iterable[Axis]) -> set[str]:
     return {name for axis in axes for name in _hint(axis)}
 
 
+def stays_valid(config: PreTrainedConfig, axis: Axis, size: int) -> bool:
+    """Return whether a configuration can be saved once an edit, which sets fields of it, gives an axis a size."""
+    numbers = dict(_numbers(config))
+    present = {name: (numbers.get(name), step) for name, step in _hint(axis).items()}
+    values = {name: value + step * (size - axis.size) for name, (value, step) in present.items() if value is not None}
+    return not values or _is_valid(config, values)
+
+
 def why_not(model: PreTrainedModel, example: Example) -> str:
     """Return why a model's configuration does not describe it, or an empty string.
 
@@ -110,7 +112,7 @@ def why_not(model: PreTrainedModel, example: Example) -> str:
         example: One input.
     """
     try:
-        with frozen_state(model), _whole(model), no_init_weights():
+        with frozen_state(model), made_of(model.dtype), no_init_weights():
             fresh: nn.Module = type(model)(copy.deepcopy(model.config))
             fresh = nn.Module.to(fresh, model.device)
         if other := _other_shape(fresh, model):
@@ -132,10 +134,10 @@ def _other_shape(fresh: nn.Module, model: nn.Module) -> str:
 
 
 @contextmanager
-def _whole(model: PreTrainedModel) -> Iterator[None]:
-    """Let new models have the type of a model's weights."""
+def made_of(dtype: torch.dtype) -> Iterator[None]:
+    """Let new models have weights of a type."""
     before = torch.get_default_dtype()
-    torch.set_default_dtype(model.dtype)
+    torch.set_default_dtype(dtype)
     try:
         yield
     finally:
@@ -143,7 +145,7 @@ def _whole(model: PreTrainedModel) -> Iterator[None]:
 
 
 def _steps(
-    model: PreTrainedModel, axes: Sequence[Axis], present: Shapes | None
+    model: PreTrainedModel, axes: Sequence[Axis], present: ShapeOf | None
 ) -> Iterator[tuple[dict[str, int], dict[str, int]]]:
     """Present values of fields that may set an axis, and steps of them, to be tried in this order."""
     growable = [axis for axis in axes if axis.growable]
@@ -185,7 +187,7 @@ def _entries(axis: Axis) -> Counter[tuple[str, int]]:
     return found
 
 
-def _differences(before: Shapes, after: Shapes) -> Counter[tuple[str, int]]:
+def _differences(before: ShapeOf, after: ShapeOf) -> Counter[tuple[str, int]]:
     """By how much dimensions are longer; nothing where tensors, or numbers of dimensions, differ."""
     if before.keys() != after.keys() or any(len(before[name]) != len(after[name]) for name in before):
         return Counter()
@@ -193,7 +195,7 @@ def _differences(before: Shapes, after: Shapes) -> Counter[tuple[str, int]]:
     return Counter({place: more for place, more in longer.items() if more})
 
 
-def _shapes(model: PreTrainedModel, values: Mapping[str, int]) -> Shapes | None:
+def _shapes(model: PreTrainedModel, values: Mapping[str, int]) -> ShapeOf | None:
     """The shapes of what a model's configuration builds with other values; None where it builds nothing."""
     config = copy.deepcopy(model.config)
     try:
@@ -213,6 +215,16 @@ def _numbers(config: PreTrainedConfig, prefix: str = "") -> Iterator[tuple[str, 
             yield from _numbers(value, f"{prefix}{name}.")
         elif not name.startswith("_") and (type(value) is int or value is None):
             yield prefix + name, value
+
+
+def _is_valid(config: PreTrainedConfig, values: Mapping[str, int]) -> bool:
+    config = copy.deepcopy(config)
+    try:
+        _set_(config, values)
+        config.validate()
+    except (StrictDataclassError, ValueError, TypeError):
+        return False
+    return True
 
 
 def _set_(config: PreTrainedConfig, values: Mapping[str, Any]) -> None:

@@ -9,16 +9,19 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.pytorch_utils import Conv1D
 
 from outgrow.errors import InputError
 from outgrow.grow.event import Event
 from outgrow.integrations.conv1d import as_linear_
-from outgrow.integrations.described import Field, fields_of, is_counted, why_not, width_fields
+from outgrow.integrations.described import Field, fields_of, is_counted, stays_valid, why_not, width_fields
 from outgrow.integrations.examples import chance_kept, example_of, own_loss, pair, plain, plain_forward, shuffled
-from outgrow.integrations.optimizers import demand_owned, innermost, is_in_order, order_
-from outgrow.integrations.regrown import KEY, entry_of, read_state, written_state
+from outgrow.integrations.optimizers import demand_owned
+from outgrow.integrations.reloaded import KEY, entry_of, read_state, written_state
 from outgrow.integrations.tied import Tied
+from outgrow.net.axes import find_axis
 from outgrow.net.inputs import Example
+from outgrow.net.laws import innermost
 from outgrow.train.allowance import Allowance
 from outgrow.train.grower import Grower
 
@@ -48,7 +51,8 @@ class Growing(TrainerCallback):
         example: One input; the first examples of the training set where absent.
         loader: What checks read, batches as the Trainer's own; the training set, shuffled, where absent.
         **options: Further arguments of `Grower`, such as `policy`. Without `sample` and `check_flops` checks take about
-            2 % of the training, and a run that is too short for that has fewer of them.
+            2 % of the training, 10 % where it is short, and a run that is too short for that has fewer of them, at
+            least one.
 
     Attributes:
         grower: The `Grower` that does the work; None before training.
@@ -79,7 +83,6 @@ class Growing(TrainerCallback):
         self._step = step or (None if loss else own_loss)
         self._fields: list[Field] = []
         self._start: Mapping[str, Any] = {}
-        self._in_order = True
         self._allowance: Allowance | None = None
         self.grower: Grower | None = None
 
@@ -96,10 +99,10 @@ class Growing(TrainerCallback):
         Raises:
             InputError: The model can't grow in this Trainer; why, and what to do.
         """
-        demand_alone(args)
+        demand_one_device(args)
         model, optimizer = kwargs["model"], innermost(kwargs["optimizer"])
+        demand_linear(model)
         demand_owned(model, optimizer)
-        self._in_order = is_in_order(model, optimizer)
         saved = _kept(state).get(KEY)
         with chance_kept(model), plain_forward(model):
             example = self._example
@@ -107,7 +110,7 @@ class Growing(TrainerCallback):
                 batch = next(iter(self._loader or shuffled(kwargs["train_dataloader"], args, 0)))
                 example = example_of(model, batch, args.label_names or ())
             self.grower = Grower(model, optimizer, self._loss, example, step=self._step, **self._options)
-            self._allow(self.grower, args, state.max_steps)
+            self._allow(self.grower, args, state.max_steps, saved["events"] if saved else None)
             if saved:
                 self.grower.load_state_dict(read_state(saved["grower"]))
             self._tie(model, self.grower, saved)
@@ -131,13 +134,15 @@ class Growing(TrainerCallback):
         for event in grower.history[known:]:
             self._log(state, event)
         if len(grower.history) > known:
-            _kept(state)[KEY] = {"grower": written_state(grower.state_dict()), "start": dict(self._start)}
+            events = self._allowance.events if self._allowance else None
+            kept = {"grower": written_state(grower.state_dict()), "start": dict(self._start), "events": events}
+            _kept(state)[KEY] = kept
 
-    def _allow(self, grower: Grower, args: TrainingArguments, steps: int) -> None:
+    def _allow(self, grower: Grower, args: TrainingArguments, steps: int, events: int | None) -> None:
         """Let checks take a small share of the training, where no option says what they read."""
         if not self._options.keys() & {"sample", "check_flops"}:
             batch = args.train_batch_size * args.gradient_accumulation_steps
-            self._allowance = Allowance.of_run(grower, steps, batch)
+            self._allowance = Allowance.of_run(grower, steps, batch, events)
 
     def _tie(self, model: nn.Module, grower: Grower, saved: Mapping[str, Any] | None) -> None:
         """Let only that grow which a configuration describes, or each layer by itself."""
@@ -160,17 +165,21 @@ class Growing(TrainerCallback):
                     f"nothing else ({why}): pass uniform=False, and load the model with outgrow.huggingface.load"
                 )
         fields = {str(field): field for field in self._fields}
+
+        def takes(tie: str, size: int) -> bool:
+            if ties is None:
+                return stays_valid(model.config, find_axis(grower.axes, tie), size)
+            return tie not in fields or fields[tie].takes(model.config, size)
+
         grower.policy = Tied(
             grower.policy,
             ties,
             blocks=lambda: [place.name for place in grower.places if is_counted(place)],
-            takes=lambda tie, size: tie not in fields or fields[tie].takes(model.config, size),
+            takes=takes,
         )
 
     def _describe(self, model: nn.Module, grower: Grower) -> None:
         """Write the sizes into the configuration, or what `load` needs where it has no fields for them."""
-        if self._in_order:
-            order_(model, grower.optimizer)
         if not isinstance(model, PreTrainedModel):
             return
         for field in self._fields:
@@ -209,7 +218,7 @@ class Growing(TrainerCallback):
             yield pair(batch) if self._loss else plain(batch)
 
 
-def demand_alone(args: TrainingArguments) -> None:
+def demand_one_device(args: TrainingArguments) -> None:
     """Check that one process trains one whole model, and needs it at the end as it is then.
 
     Raises:
@@ -228,6 +237,19 @@ def demand_alone(args: TrainingArguments) -> None:
         raise InputError(
             "load_best_model_at_end: expected False, received True: the best checkpoint may have other sizes than the "
             "model at the end; load it with from_pretrained(trainer.state.best_model_checkpoint)"
+        )
+
+
+def demand_linear(model: nn.Module) -> None:
+    """Check that GPT-2's transposed layers have been made into linear ones.
+
+    Raises:
+        InputError: They have not, since the callback came too late for that.
+    """
+    if any(type(module) is Conv1D for module in model.modules()):
+        raise InputError(
+            f"expected the callback from the start, received it when {type(model).__name__} had an optimizer, before "
+            "which its Conv1D layers have to become linear ones: Trainer(model=..., callbacks=[Growing(...)])"
         )
 
 

@@ -18,7 +18,7 @@ from outgrow.grow.sample import rows_in
 from outgrow.grow.step import Step
 from outgrow.integrations.lightning_batches import Batches, TrainingStep, inputs_of
 from outgrow.integrations.lightning_checkpoint import KEY, record_of, regrow_
-from outgrow.integrations.lightning_demands import demand_alone, demand_forward, demand_held, demand_supported
+from outgrow.integrations.lightning_demands import demand_forward, demand_held, demand_supported, only_one
 from outgrow.train.allowance import Allowance
 from outgrow.train.grower import Grower
 from outgrow.train.ranks import Ranks
@@ -73,7 +73,8 @@ class Growing(Callback):
         step: In place of both losses, as in `outgrow.Grower`; called with what grows and a batch.
         verbose: Whether to print what was seen and done.
         options: Further options of `outgrow.Grower`: `max_params`, `policy` and so on. Without `sample` and
-            `check_flops` looks take about 2 % of a run whose end is known, and a short one has fewer of them.
+            `check_flops` looks take about 2 % of a run whose end is known, 10 % where it is short, and one that is too
+            short for that has fewer of them, at least one.
 
     Attributes:
         grower: The Grower, from the start of training on.
@@ -128,13 +129,19 @@ class Growing(Callback):
             self._module, self.grower, self._record = pl_module, None, None
         if stage == "fit":
             demand_supported(trainer, pl_module)
+            callbacks: Any = vars(trainer)["callbacks"]
+            if (count := sum(isinstance(callback, Growing) for callback in callbacks)) > 1:
+                raise InputError(
+                    f"expected one Growing, received {count}, and checkpoints hold the record of one: let it grow the "
+                    "part of the module that holds all that should grow, Growing(network=...)"
+                )
             self._record = self._recorded()
             self.grower = None
         self._listen(trainer, pl_module)
 
     def on_train_start(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
         """Make the Grower, and go on from a checkpoint."""
-        (optimizer,) = demand_alone(trainer.optimizers)
+        optimizer = only_one(trainer.optimizers)
         demand_held(optimizer, pl_module)
         self._batches = Batches(trainer, pl_module, self._loader)
         self._steps = trainer.estimated_stepping_batches
@@ -184,8 +191,9 @@ class Growing(Callback):
         """Let looks take a small share of the run, where its end is known and no option says what they read."""
         self._allowance = None
         if math.isfinite(self._steps) and not self._options.keys() & {"sample", "check_flops"}:
-            batch = rows_in(next(iter(self._batches), ())) * trainer.accumulate_grad_batches * trainer.world_size
-            self._allowance = Allowance.of_run(grower, int(self._steps), batch)
+            rows = sum(Ranks().gathered(rows_in(next(iter(self._batches), ()))))
+            events = self._record["events"] if self._record else None
+            self._allowance = Allowance.of_run(grower, int(self._steps), rows * trainer.accumulate_grad_batches, events)
 
     def _take_up(self, epoch: int, step: int) -> None:
         """Go on where the record ends; the last look was now, if there is none, or it is of a longer run."""
@@ -269,7 +277,9 @@ class Growing(Callback):
     def _recorded(self) -> dict[str, Any] | None:
         if self.grower is None:
             return self._record
-        return record_of(self.grower, self._network, looked=list(self._looked), held_out=self._held_out)
+        events = self._allowance.events if self._allowance else None
+        looked = list(self._looked)
+        return record_of(self.grower, self._network, looked=looked, held_out=self._held_out, events=events)
 
 
 def averages_of(trainer: "Trainer") -> list[AveragedModel]:

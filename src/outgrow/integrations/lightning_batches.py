@@ -70,7 +70,7 @@ class Batches:
     def _generators(self) -> list[torch.Generator]:
         """The generators of the loaders' own, each once."""
         combined = self._trainer.fit_loop._combined_loader
-        loaders = [self._loader] if self._loader is not None else combined.flattened if combined else []
+        loaders = [self._loader] if self._loader is not None else combined.flattened if combined is not None else []
         owners = [owner for loader in loaders for owner in (loader, getattr(loader, "sampler", None))]
         found = [getattr(owner, "generator", None) for owner in owners]
         return list({id(g): g for g in found if isinstance(g, torch.Generator)}.values())
@@ -156,9 +156,12 @@ def inputs_of(batches: Iterable[Any]) -> Any:
 
 
 def _again(loader: Any) -> Any:
-    """A loader of the same batches whose iterators leave those of the first alone; an iterator stays itself."""
+    """A loader of the same batches whose iterators leave those of the first alone."""
     if hasattr(loader, "__next__"):
-        return loader
+        raise InputError(
+            f"Growing: expected loaders that can be read again, received {type(loader).__name__}, of which checks "
+            "would take what the training should see: give Growing(loader=...), an iterable of batches for the checks"
+        )
     again = copy.copy(loader)
     if isinstance(again, DataLoader):
         again._iterator = None  # workers that persist are those of the loop

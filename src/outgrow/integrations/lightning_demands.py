@@ -77,14 +77,14 @@ def _demand_whole(strategy: Any) -> None:
         )
 
 
-def demand_alone(optimizers: Sequence[Optimizer]) -> Sequence[Optimizer]:
-    """Check that there is one optimizer.
+def only_one(optimizers: Sequence[Optimizer]) -> Optimizer:
+    """Return the one optimizer that there is.
 
     Args:
         optimizers: Those of the trainer.
 
     Returns:
-        The same.
+        It.
 
     Raises:
         InputError: There are none or several.
@@ -94,7 +94,7 @@ def demand_alone(optimizers: Sequence[Optimizer]) -> Sequence[Optimizer]:
             f"Growing: expected one optimizer, received {len(optimizers)}: return one from configure_optimizers, with "
             "a parameter group for whatever has a rate of its own"
         )
-    return optimizers
+    return optimizers[0]
 
 
 def demand_held(

@@ -22,7 +22,7 @@ from outgrow.errors import InputError
 from outgrow.train.folder import RunFolder, finite
 
 FOLDER = "resume"
-FORMAT = 1
+FORMAT = 2
 KEPT = 2  # states: the newest one may turn out to be damaged
 SHARE = 0.02  # of the time goes into saving states, at most
 INTERVAL = 30.0  # seconds without a state, after which one is saved within an epoch, too

@@ -84,8 +84,9 @@ class Grower:
 
     Raises:
         InputError: The model can't be exported, or nothing of it can grow, or the budget is below its size, or the
-            optimizer has none of its parameters, or the model is wrapped or sharded for several processes, or both or
-            neither of loss and step are given, or another argument is out of range.
+            optimizer has none of its parameters, or was made before somebody edited the model, or the model is wrapped
+            or sharded for several processes, or both or neither of loss and step are given, or another argument is out
+            of range.
 
     Examples:
         >>> torch.manual_seed(1) and None
@@ -153,6 +154,7 @@ class Grower:
         self.budget.demand_room(self.cost())
         if not any(id(parameter) in owned for parameter in model.parameters()):
             raise InputError("the optimizer has none of the model's parameters: build it from model.parameters()")
+        self._shapes = self._demand_followed()
         Newborns.follow(optimizer)  # its state may have births, from growths before it was saved and loaded
 
     def __repr__(self) -> str:
@@ -198,6 +200,8 @@ class Grower:
             >>> again[0].out_features, other.sizes == grower.sizes
             (6, True)
         """
+        if "grown" not in state:
+            raise InputError("expected a state with the sizes that had grown, received one of an earlier version")
         history = [*map(Event.from_json, state["history"])]
         regrow_(self.model, self.optimizer, self.averages, self.example, blocks_of(history), state["grown"])
         self._calls, self._failed = state["calls"], dict(state["failed"])
@@ -206,7 +210,7 @@ class Grower:
         why = state["fixed"]
         found = axes_to_try(self.model, self.example)
         self.axes = [replace(axis, growable=axis.name not in why, reason=why.get(axis.name, "")) for axis in found]
-        self._now = Inventory(self.model, self.example, self.axes)
+        self._now, self._shapes = Inventory(self.model, self.example, self.axes), _shapes(self.model)
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -289,7 +293,7 @@ class Grower:
         Raises:
             FloatingPointError: The model's weights are not finite.
             InputError: The loader's items, `progress`, or the policy's plan or decision are not what is expected, or
-                the ranks have different weights.
+                the ranks have different weights, or somebody else has edited the model.
         """
         if progress is not None and not 0 <= progress <= 1:
             raise InputError(f"expected the progress of the run as 0 to 1, got {progress}")
@@ -323,7 +327,12 @@ class Grower:
         if not plan:
             self.history.append(unchanged(event=number, reason=plan.reason))
             return self.history[-1], False
-        ranks.demand_same(self.model, "before a check")
+        ranks.demand_same(self.model)
+        if self._demand_followed() != self._shapes:
+            raise InputError(
+                f"somebody else has edited {type(self.model).__name__} since this Grower was made or let it grow: edit "
+                "it before, or make another Grower of it"
+            )
         ranks.level_(self._tensors())  # buffers may differ
         if not all(bool(parameter.isfinite().all()) for parameter in self.model.parameters()):
             raise FloatingPointError("the model's weights are no longer finite: lower the learning rate")
@@ -341,7 +350,6 @@ class Grower:
             failed = len(self._failed)
             growths = self._grow(verdict, inputs, setup.jump_start)
         ranks.level_(self._tensors())
-        ranks.demand_same(self.model, "after a check")
         event = Event(
             event=number,
             gain_now=verdict.gain_now,
@@ -404,8 +412,25 @@ class Grower:
         growths = growing.apply(verdict, jump_start)
         self.axes, self._failed = growing.axes, self._failed | growing.failed
         if growths:
-            self._now = Inventory(self.model, self.example, self.axes)
+            self._now, self._shapes = Inventory(self.model, self.example, self.axes), _shapes(self.model)
         return growths
+
+    def _demand_followed(self) -> dict[str, torch.Size]:
+        """Check that the optimizer follows the edits of the model; return the shapes of its parameters."""
+        trained = {id(p) for p in self.model.parameters() if p.requires_grad}
+        owned = {id(p) for group in self.optimizer.param_groups for p in group["params"]}
+        foreign = owned - {id(p) for p in self.model.parameters()}
+        if foreign and trained - owned:
+            raise InputError(
+                f"the optimizer lacks {len(trained - owned)} of the model's trained parameters, and has {len(foreign)} "
+                "that the model does not have: the model was edited after the optimizer was made; pass edits "
+                "optimizer=, or make the optimizer anew"
+            )
+        return _shapes(self.model)
+
+
+def _shapes(model: nn.Module) -> dict[str, torch.Size]:
+    return {name: parameter.shape for name, parameter in model.named_parameters()}
 
 
 def _demand_plain(model: nn.Module) -> None:

@@ -72,17 +72,29 @@ class Ranks:
         return loader if self.count == 1 else ((self.share(x), self.share(y)) for x, y in loader)
 
     def level_(self, tensors: Iterable[Tensor]) -> None:
-        """Give tensors the values that they have on the first rank, in place."""
-        if self.count > 1:
-            for tensor in tensors:
-                dist.broadcast(tensor.detach(), src=0)
+        """Give tensors the values that they have on the first rank, in place.
 
-    def demand_same(self, model: nn.Module, when: str) -> None:
-        """Check that all ranks have the same model.
+        Raises:
+            InputError: A rank has others than the first one, or of other shapes: an edit has not been made on both.
+        """
+        if self.count == 1:
+            return
+        tensors = [*tensors]
+        shapes = self.gathered([tuple(tensor.shape) for tensor in tensors])
+        for rank, other in enumerate(shapes):
+            if other != shapes[0]:
+                raise InputError(
+                    f"rank {rank} has other shapes than rank 0: an edit was made on one of them and not on the other, "
+                    "as where it could not be verified on one device; go on from the last checkpoint, on equal devices"
+                )
+        for tensor in tensors:
+            dist.broadcast(tensor.detach(), src=0)
+
+    def demand_same(self, model: nn.Module) -> None:
+        """Check that all ranks have the same model before a check.
 
         Args:
             model: Its parameters are compared: names, shapes and every bit.
-            when: Says in an error at what moment they differed.
 
         Raises:
             InputError: They have not.
@@ -94,7 +106,7 @@ class Ranks:
             names = [name for name in {**found[0], **other} if found[0].get(name) != other.get(name)]
             if names:
                 raise InputError(
-                    f"{when}, rank {rank} has other weights than rank 0 ({', '.join(names[:3])}"
+                    f"before a check, rank {rank} has other weights than rank 0 ({', '.join(names[:3])}"
                     f"{' and others' if len(names) > 3 else ''}): wrap the model anew after each growth, "
                     "`ddp = DistributedDataParallel(model)`, and train through that on every rank"
                 )

@@ -76,11 +76,11 @@ def regrow_(
     replace_(model, new)
     after = tensors_of(model)
     became = {id(before[name]): after[name] for name in new}
-    for group in optimizer.param_groups if optimizer else ():
-        for parameter in group["params"]:
-            if optimizer and id(parameter) in became:
-                optimizer.state.pop(parameter, None)
-        group["params"][:] = [became.get(id(parameter), parameter) for parameter in group["params"]]
+    if optimizer is not None:
+        for parameter in [parameter for parameter in optimizer.state if id(parameter) in became]:
+            del optimizer.state[parameter]
+        for group in optimizer.param_groups:
+            group["params"][:] = [became.get(id(parameter), parameter) for parameter in group["params"]]
     apply_settings_(model, [Setting(**values) for values in saved["settings"]])
     for average in averages:
         average.module = copy.deepcopy(model)

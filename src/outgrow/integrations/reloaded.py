@@ -15,6 +15,7 @@ from transformers.trainer_utils import load_sharded_checkpoint
 from outgrow.errors import InputError
 from outgrow.grow.event import Event
 from outgrow.integrations.conv1d import as_linear_
+from outgrow.integrations.described import made_of
 from outgrow.net.inputs import Example
 from outgrow.train.grower import Grower
 from outgrow.train.regrown import blocks_of, regrow_, sizes_to_save
@@ -79,7 +80,9 @@ def load(folder: str | Path, model: nn.Module | None = None, *, example: Example
         return kind.from_pretrained(folder)
     for name, value in entry["start"].items():
         setattr(config, name, value)
-    return _grown_to(kind(config), entry, [], None, folder).eval()
+    with made_of(config.dtype or torch.get_default_dtype()):
+        fresh = kind(config)
+    return _grown_to(fresh, entry, [], None, folder).eval()
 
 
 def _grown_again(folder: Path, model: nn.Module, example: Example | None) -> nn.Module:
@@ -98,7 +101,7 @@ def _grown_to(
 ) -> nn.Module:
     """Bring a model to saved sizes, and load its weights."""
     as_linear_(model)
-    regrow_(model, torch.optim.SGD(model.parameters(), 0.0), (), () if example is None else example, blocks, saved)
+    regrow_(model, None, (), () if example is None else example, blocks, saved)
     if (folder / "model.safetensors").exists():
         load_model(model, folder / "model.safetensors")
     else:
