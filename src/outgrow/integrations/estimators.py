@@ -27,7 +27,7 @@ class GrowingClassifier(ClassifierMixin, Growing):
         max_train_flops: At most so many FLOPs for the whole fit.
         widths: Units of the hidden layers at the start.
         epochs: Passes over the rows; as many as show it about 600,000 rows if None, 20 to 60, more for few rows.
-        batch_size: Rows a step; 32, 64 or 128 by the number of rows if None.
+        batch_size: Rows a step; 32 or, of 4,000 rows and more, 128 if None.
         rate: Peak learning rate of AdamW.
         weight_decay: Decay of weights.
         policy: When, where and by how much it grows: a name, or `package.module:Policy`.

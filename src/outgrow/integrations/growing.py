@@ -34,7 +34,8 @@ from outgrow.train.sizes import Sizes
 from outgrow.train.trainer import Trainer
 
 FEWEST_ROWS = 4  # to judge on two what was found on two
-ROWS_SEEN, EPOCHS = 600_000, (20, 60)  # of a run, and its bounds: tables are learned by heart soon
+ROWS_SEEN, EPOCHS = 600_000, (20, 80)  # of a run, and its bounds: tables are learned by heart soon
+MANY_ROWS, BATCH = 4_000, 128  # from where on batches are larger: a small network's step hardly takes longer for it
 FEWEST_STEPS = 1_000  # of a run on few rows
 CHUNK = 4_096  # rows that are predicted at once
 
@@ -195,7 +196,8 @@ class Growing(BaseEstimator):
 
     def _recipe(self, rows: int) -> Recipe:
         fit = Recipe.fit(rows)
-        batch = fit.batch_size if self.batch_size is None else min(self.batch_size, rows)
+        usual_batch = BATCH if rows >= MANY_ROWS else fit.batch_size
+        batch = min(self.batch_size or usual_batch, rows)
         epochs = self.epochs
         if epochs is None:
             usual = min(max(round(ROWS_SEEN / rows), EPOCHS[0]), EPOCHS[1])
