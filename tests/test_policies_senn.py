@@ -242,7 +242,7 @@ def test_it_takes_layers_as_well_as_units():
     optimizer = torch.optim.Adam(model.parameters(), 0.02)
     policy = Senn(tau=0.3, alpha=2.5e-3, every=2.0)
     grower = Grower(model, optimizer, F.mse_loss, x[:1], sample=200, policy=policy)
-    fitted(model, optimizer, x, y, 8, lambda e: grower.check([(x, y)], epoch=e))
+    fitted(model, optimizer, x, y, 4, lambda e: grower.check([(x, y)], epoch=e))
     growths = [growth for one in grower.history for growth in one.growths]
     assert {growth.kind for growth in growths} == {"widen", "insert"}
     assert all(growth.moved < 1e-8 for growth in growths)
