@@ -1,10 +1,23 @@
 """A small LightningModule, its data, and a Trainer that says nothing."""
 
 import lightning.pytorch as pl
+import pytest
 import torch
 import torch.nn.functional as F
 from sklearn.datasets import load_digits
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+CALM = [
+    # Lightning 2.6 asks torch for the leaves of a nest in a way that torch 2.13 calls old
+    pytest.mark.filterwarnings("ignore:.*LeafSpec.* is deprecated:FutureWarning"),
+    # what Lightning says of a loader without workers, of few batches, of a loader that can't be resumed, of a folder
+    pytest.mark.filterwarnings("ignore:.*does not have many workers"),
+    pytest.mark.filterwarnings("ignore:The number of training batches"),
+    pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch"),
+    pytest.mark.filterwarnings("ignore:Checkpoint directory"),
+    pytest.mark.filterwarnings("ignore:Experiment logs directory"),
+]
 
 
 def digits():
@@ -50,3 +63,7 @@ def quiet(folder, callbacks, **options):
         "default_root_dir": folder,
     }
     return pl.Trainer(callbacks=callbacks, **given | options)
+
+
+def shuffled():
+    return DataLoader(TensorDataset(*digits()), 64, shuffle=True)
