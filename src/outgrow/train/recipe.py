@@ -81,9 +81,10 @@ class Recipe:
         return self.rate * min(1.0, (1 - progress) / (1 - start))
 
     def optimizer(self, model: nn.Module) -> AdamW:
-        """Return AdamW over a model's parameters, fused for its speed, with decay on weights alone."""
+        """Return AdamW over a model's parameters, fused on CPUs for its speed, with decay on weights alone."""
         decayed = [p for p in model.parameters() if p.ndim > 1]
         plain = [p for p in model.parameters() if p.ndim <= 1]
         groups = [{"params": decayed, "weight_decay": self.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-        fused = all(p.is_floating_point() for p in model.parameters())  # complex ones can't be
+        # on GPUs its counts lie where newborns would wait for them at each step; complex parameters can't be fused
+        fused = all(p.is_floating_point() and p.device.type == "cpu" for p in model.parameters())
         return AdamW([group for group in groups if group["params"]], lr=self.rate, fused=fused)
