@@ -9,6 +9,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from outgrow.models import Seed
+from outgrow.net.axes import axes
+from outgrow.net.axis import Axis
+
+KNOWN_AXES: dict[int, list[Axis]] = {}
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,13 @@ class Case:
                     module.running_mean.normal_()
                     module.running_var.uniform_(0.5, 2.0)
         return model
+
+
+def axes_of(case: Case) -> list[Axis]:
+    """The axes of a case's network, looked for once in a process: they name tensors, and hold none of them."""
+    if id(case) not in KNOWN_AXES:
+        KNOWN_AXES[id(case)] = axes(case.model(), case.example)
+    return KNOWN_AXES[id(case)]
 
 
 def noise(*shape: int) -> torch.Tensor:

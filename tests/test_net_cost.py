@@ -7,8 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from net_cases import CASES, IMAGE, Case, noise
-from outgrow.net.axes import axes
+from net_cases import CASES, IMAGE, Case, axes_of, noise
 from outgrow.net.cost import flops, flops_after, flops_by_weight, parameters, parameters_after
 from outgrow.net.widen import apply_
 from outgrow.net.widening import Widening
@@ -23,7 +22,7 @@ def units_for(case: Case) -> dict[str, int]:
 @every_case
 def test_what_a_network_would_cost_is_what_it_costs_then(case: Case):
     model = case.model()
-    found, units, counts = axes(model, case.example), units_for(case), flops_by_weight(model, case.example)
+    found, units, counts = axes_of(case), units_for(case), flops_by_weight(model, case.example)
     expected = parameters_after(model, found, units), flops_after(model, found, units, counts)
     assert parameters_after(model, found, {}) == parameters(model)
     assert flops_after(model, found, {}, counts) == sum(counts.values()) == flops(model, case.example)

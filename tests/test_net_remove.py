@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from torch.utils import _pytree as pytree
 
-from net_cases import CASES, ROW, Case, Chain, noise
+from net_cases import CASES, ROW, Case, Chain, axes_of, noise
 from outgrow.errors import EditError, GrowthError
 from outgrow.net.axes import axes, find_axis
 from outgrow.net.axis import Axis
@@ -43,7 +43,7 @@ every_kind = pytest.mark.parametrize("case", [*CASES.values(), *SPECIAL.values()
 def opened(case: Case) -> tuple[nn.Module, list[Axis], list[Axis]]:
     """A model, all its axes, and those that can change and have a unit to spare."""
     model = case.model()
-    found = axes(model, case.example)
+    found = axes_of(case)
     return model, found, [axis for axis in found if axis.growable and axis.size > 1]
 
 
@@ -119,7 +119,7 @@ def test_widened_and_removed_is_nothing(case: Case, units: int):
     trainer = OPTIMIZERS[units](model.parameters())
     for _ in range(2):
         step(model, case, trainer)
-    found = axes(model, case.example)
+    found = axes_of(case)
     tensors, state, shown = contents(model), moments(model, trainer), repr(model)
     for axis in (a for a in found if a.growable):
         now = apply_(model, found, [Widening(axis, units)], inputs=case.example, optimizer=trainer).axes

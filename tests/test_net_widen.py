@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from net_cases import CASES, IMAGE, ROW, Case, Chain, noise
+from net_cases import CASES, IMAGE, ROW, Case, Chain, axes_of, noise
 from outgrow.errors import EditError, GrowthError, InputError
 from outgrow.net.axes import Axis, Member, axes
 from outgrow.net.carry import adopt_shapes_
@@ -67,7 +67,7 @@ def sizes_beside_weights(model: nn.Module) -> Iterator[bool]:
 
 @every_case
 def test_the_function_is_kept(case: Case):
-    found = axes(case.model(), case.example)
+    found = axes_of(case)
     everything = dict.fromkeys(case.growable, 2)
     for units in [*({name: k} for name in case.growable for k in (1, 3)), everything]:
         model, wider, edit = grown(case, found, units)
@@ -81,7 +81,7 @@ def test_the_function_is_kept(case: Case):
 
 @every_case
 def test_old_entries_are_bit_equal(case: Case):
-    model, _, edit = grown(case, axes(case.model(), case.example), dict.fromkeys(case.growable, 3))
+    model, _, edit = grown(case, axes_of(case), dict.fromkeys(case.growable, 3))
     before = tensors_of(model)
     for found in edit.changes:
         entries = found.new.detach()
@@ -92,7 +92,7 @@ def test_old_entries_are_bit_equal(case: Case):
 
 @every_case
 def test_twice_is_the_sum(case: Case):
-    found = axes(case.model(), case.example)
+    found = axes_of(case)
     name = next(iter(case.growable))
     _, once, _ = grown(case, found, {name: 5})
     _, twice, edit = grown(case, found, {name: 2})
@@ -134,7 +134,7 @@ def step(model: nn.Module, case: Case, optimizer: torch.optim.Optimizer, steps: 
 def test_undo_is_as_if_nothing_had_been(case: Case):
     model, optimizer = trained(case)
     before = everything_in(model, optimizer)
-    found = axes(model, case.example)
+    found = axes_of(case)
     edit = apply_(model, found, [Widening(a, 2) for a in found if a.growable], inputs=case.example, optimizer=optimizer)
     assert everything_in(model, optimizer) != before
     edit.undo()
@@ -160,7 +160,7 @@ def test_undo_after_some_training_takes_back_what_was_edited():
 def test_new_units_learn(case: Case):
     model = case.model().train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-    found = axes(model, case.example)
+    found = axes_of(case)
     edit = apply_(
         model, found, [Widening(a, 12) for a in found if a.growable], inputs=case.example, optimizer=optimizer
     )
@@ -181,7 +181,7 @@ def test_new_units_learn(case: Case):
 
 @every_case
 def test_a_widened_network_is_like_any_other(case: Case):
-    model, wider, _ = grown(case, axes(case.model(), case.example), dict.fromkeys(case.growable, 2))
+    model, wider, _ = grown(case, axes_of(case), dict.fromkeys(case.growable, 2))
     out = run(wider, case, False)
     fresh = case.model()
     adopt_shapes_(fresh, wider.state_dict())
@@ -193,14 +193,14 @@ def test_a_widened_network_is_like_any_other(case: Case):
 
 def test_a_widened_network_can_be_pickled():
     case = CASES["inverted"]
-    _, wider, _ = grown(case, axes(case.model(), case.example), {"up": 3})
+    _, wider, _ = grown(case, axes_of(case), {"up": 3})
     twin = pickle.loads(pickle.dumps(wider))
     assert all(torch.equal(a, b) for a, b in zip(run(twin, case, False), run(wider, case, False), strict=True))
 
 
 def test_a_depthwise_convolution_gets_groups_and_filters():
     case = CASES["inverted"]
-    _, wider, _ = grown(case, axes(case.model(), case.example), {"up": 40})
+    _, wider, _ = grown(case, axes_of(case), {"up": 40})
     layer = wider.depthwise
     assert (layer.groups, layer.in_channels, layer.out_channels) == (46, 46, 46)
     assert layer.weight[6:].std() > 0.1  # drawn as a fresh layer draws them, not one value for all
