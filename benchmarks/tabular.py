@@ -5,8 +5,8 @@
 `growing` is GrowingClassifier or GrowingRegressor as it is. `mlp` is MLPClassifier or MLPRegressor as it is, `grid` a
 GridSearchCV of it over eight usual `hidden_layer_sizes` (five folds, refit), both on standardized features (of
 regressors, targets, too), and `trees` is HistGradientBoosting, for honesty. A quarter of the rows is the test part,
-drawn by the seed, less what the training part has, too: of the wines a quarter. Tables are
-cut to `--rows`. Every fit adds a line to results/tabular.jsonl; those that are there are not repeated.
+drawn by the seed, less the rows that the training part has, too (a quarter of the wines). Tables are cut to `--rows`.
+Every fit adds a line to results/tabular.jsonl; those that are there are not repeated.
 """
 
 import argparse

@@ -154,7 +154,8 @@ class Grower:
         self.budget.demand_room(self.cost())
         if not any(id(parameter) in owned for parameter in model.parameters()):
             raise InputError("the optimizer has none of the model's parameters: build it from model.parameters()")
-        self._shapes = self._demand_followed()
+        self._demand_followed()
+        self._shapes = _shapes(model)
         Newborns.follow(optimizer)  # its state may have births, from growths before it was saved and loaded
 
     def __repr__(self) -> str:
@@ -328,7 +329,8 @@ class Grower:
             self.history.append(unchanged(event=number, reason=plan.reason))
             return self.history[-1], False
         ranks.demand_same(self.model)
-        if self._demand_followed() != self._shapes:
+        self._demand_followed()
+        if _shapes(self.model) != self._shapes:
             raise InputError(
                 f"somebody else has edited {type(self.model).__name__} since this Grower was made or let it grow: edit "
                 "it before, or make another Grower of it"
@@ -415,8 +417,8 @@ class Grower:
             self._now, self._shapes = Inventory(self.model, self.example, self.axes), _shapes(self.model)
         return growths
 
-    def _demand_followed(self) -> dict[str, torch.Size]:
-        """Check that the optimizer follows the edits of the model; return the shapes of its parameters."""
+    def _demand_followed(self) -> None:
+        """Check that the optimizer was made for the model as it is, or has followed its edits."""
         trained = {id(p) for p in self.model.parameters() if p.requires_grad}
         owned = {id(p) for group in self.optimizer.param_groups for p in group["params"]}
         foreign = owned - {id(p) for p in self.model.parameters()}
@@ -426,10 +428,10 @@ class Grower:
                 "that the model does not have: the model was edited after the optimizer was made; pass edits "
                 "optimizer=, or make the optimizer anew"
             )
-        return _shapes(self.model)
 
 
 def _shapes(model: nn.Module) -> dict[str, torch.Size]:
+    """The shapes of a model's parameters, which an edit changes."""
     return {name: parameter.shape for name, parameter in model.named_parameters()}
 
 
