@@ -26,7 +26,7 @@ class GrowingClassifier(ClassifierMixin, Growing):
         max_latency: At most so many seconds for one row.
         max_train_flops: At most so many FLOPs for the whole fit.
         widths: Units of the hidden layers at the start.
-        epochs: Passes over the rows; as many as show it about 600,000 rows if None, 20 to 60, more for few rows.
+        epochs: Passes over the rows; as many as show it about 600,000 rows if None, 20 to 80, more for few rows.
         batch_size: Rows a step; 32 or, of 4,000 rows and more, 128 if None.
         rate: Peak learning rate of AdamW.
         weight_decay: Decay of weights.

@@ -22,7 +22,7 @@ def update_(average: AveragedModel, model: nn.Module) -> None:
 
     The t-th update since the last restart moves the average by `(DECAY + 1) / (t + DECAY + 1)` of the way, which weighs
     about the last ninth of the steps: short while a stage is young, long at its end. Buffers are copied. It is what
-    `AveragedModel.update_parameters` does with such a rule, at a third of its time, which small networks feel.
+    `AveragedModel.update_parameters` does with such a rule, in half of its time, which small networks feel.
 
     Args:
         average: Changed in place.
