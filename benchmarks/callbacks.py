@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 import transformers
 from grow import commit, hardware
-from policies import lines
+from runs import lines
 from tasks import FASHION, Task
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset

@@ -12,21 +12,17 @@ there already are not repeated, and one that fails does not stop the others. `ta
 
 import argparse
 import copy
-import json
-import os
 import shutil
 import tempfile
-import traceback
 from collections.abc import Callable, Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
-from multiprocessing import get_context
 from pathlib import Path
 
 import torch
 from grow import commit, hardware
-from policies import done, lines
+from runs import add, done, lines, results
 from tasks import CIFAR, FASHION, Task
 
 from outgrow.data import Dataset
@@ -86,17 +82,10 @@ def main() -> None:
     every = product(options.seeds, options.tasks, options.lengths)
     jobs = [Job(name, epochs, seed) for seed, name, epochs in every]
     todo = [job for job in jobs if not done(job, found)]
-    os.environ["OMP_NUM_THREADS"] = "1"  # read where a process imports torch
-    with ProcessPoolExecutor(max(min(options.workers, len(todo)), 1), mp_context=get_context("spawn")) as pool:
-        running = {pool.submit(run, job, options.data): job for job in todo}
-        for number, future in enumerate(as_completed(running), 1):
-            error = future.exception()
-            if error:
-                traceback.print_exception(error)
-            else:
-                with open(file, "a") as out:
-                    out.write(json.dumps(future.result()) + "\n")
-            print(f"{number}/{len(todo)} {running[future]}{': failed' * bool(error)}", flush=True)
+    for job, line in results(todo, partial(run, folder=options.data), options.workers):
+        if "failed" not in line:
+            add(file, line)
+        print(f"{job}{': failed' * ('failed' in line)}", flush=True)
 
 
 def parsed() -> argparse.Namespace:

@@ -12,13 +12,8 @@ already are not repeated, so that one may stop and go on. `tables.py` writes the
 """
 
 import argparse
-import json
-import multiprocessing
-import os
 import tempfile
-import traceback
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -26,6 +21,7 @@ from pathlib import Path
 import torch
 from compare import CHOICE_TASKS, CHOICES, CONTROLS, DEFAULT
 from grow import commit, hardware
+from runs import add, done, lines, results
 from tasks import SIZES, TASKS, Task
 
 from outgrow.data import Dataset
@@ -85,9 +81,10 @@ def main() -> None:
         found = lines(file)
         todo = [job for job in jobs(options, rows, found) if options.again or not done(job, found)]
         print(f"{len(todo)} runs to do{', of controls' * controls}", flush=True)
-        for line in results(todo, options.data, options.workers):
-            with open(file, "a") as out:
-                out.write(json.dumps(line) + "\n")
+        for job, line in results(todo, partial(run, folder=options.data), options.workers):
+            add(file, line)
+            told = line.get("failed") or f"{100 * line['test']['accuracy']:.2f} %, {line['params']:,} parameters"
+            print(f"{job}: {told}, {line.get('seconds', 0):.0f} s", flush=True)
 
 
 def parsed() -> argparse.Namespace:
@@ -115,11 +112,6 @@ def parsed() -> argparse.Namespace:
     return options
 
 
-def lines(file: Path) -> list[dict]:
-    """What was measured so far."""
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-
-
 def jobs(options: argparse.Namespace, rows: Sequence[str], found: Sequence[Mapping]) -> list[Job]:
     """All runs of some rows, seed by seed."""
     made = []
@@ -141,34 +133,6 @@ def reference(job: Job, found: Sequence[Mapping]) -> Mapping:
     if not runs:
         raise SystemExit(f"{job}: goes by the run of {DEFAULT} with this seed, which is not there: run that row, too")
     return runs[-1]
-
-
-def done(job: Job, found: Sequence[Mapping]) -> bool:
-    """Whether a run is among the results, and did not fail."""
-    key = job.key()
-    return any("failed" not in line and key.items() <= line.items() for line in found)
-
-
-def results(todo: Sequence[Job], folder: str, workers: int) -> Iterator[dict]:
-    """Do runs in processes of one thread each; yield their lines as they come."""
-    os.environ["OMP_NUM_THREADS"] = "1"  # read where a process imports torch
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(max(min(workers, len(todo)), 1), mp_context=context) as pool:
-        running = {pool.submit(attempted, job, folder): job for job in todo}
-        for number, future in enumerate(as_completed(running), 1):
-            line = future.result()
-            told = line.get("failed") or f"{100 * line['test']['accuracy']:.2f} %, {line['params']:,} parameters"
-            print(f"{number}/{len(todo)} {running[future]}: {told}, {line.get('seconds', 0):.0f} s", flush=True)
-            yield line
-
-
-def attempted(job: Job, folder: str) -> dict:
-    """A run's line; one that fails says why and does not stop the others."""
-    try:
-        return run(job, folder)
-    except Exception as error:
-        traceback.print_exc()
-        return {**job.key(), "failed": f"{type(error).__name__}: {error}", "commit": commit()}
 
 
 def run(job: Job, folder: str) -> dict:

@@ -25,7 +25,7 @@ import pandas as pd
 import sklearn
 import torch
 from grow import commit, hardware
-from policies import lines
+from runs import lines
 from sklearn.base import BaseEstimator
 from sklearn.compose import TransformedTargetRegressor, make_column_selector, make_column_transformer
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor

@@ -57,8 +57,9 @@ def survey(model: nn.Module, example: Example) -> Iterator[Survey]:
 
 
 def is_block(module: nn.Module) -> bool:
-    """Whether a module has weights and is more than one layer of torch's own."""
-    single = next(module.children(), None) is None and type(module).__module__.startswith("torch.nn.")
+    """Whether a module has weights and is more than one layer of torch's own or an activation."""
+    alone = next(module.children(), None) is None
+    single = alone and (type(module).__module__.startswith("torch.nn.") or is_activation(module))
     return not single and next(module.parameters(), None) is not None
 
 

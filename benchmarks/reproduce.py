@@ -1,0 +1,58 @@
+"""The two papers' experiments, each by one command.
+
+    python benchmarks/reproduce.py regression --seeds 0 1 2 3 4
+    python benchmarks/reproduce.py cifar --data DIR --seeds 0 1 2 3 4 --device cuda --workers 5
+    python benchmarks/reproduce.py cifar --data DIR --rows family alone --epochs 24 --largest 62000
+
+DIR holds MNIST, FashionMNIST and cifar-10-batches-bin. Every run adds a line to results/seeds_EXPERIMENT.jsonl; runs
+that are there already are not repeated, so that one may stop and go on. `tables.py` writes the tables and draws the
+figures.
+"""
+
+import argparse
+import inspect
+from functools import partial
+from pathlib import Path
+
+from runs import add, done, lines, results
+from seeds import EXPERIMENTS
+from seeds.growing import At
+
+RESULTS = Path(__file__).resolve().parent / "results"
+
+
+def main() -> None:
+    """Do the runs of an experiment that are not done."""
+    options = parsed()
+    experiment = EXPERIMENTS[options.experiment]
+    taken = inspect.signature(experiment.jobs).parameters
+    chosen = {key: value for key in ("rows", "epochs", "largest") if (value := getattr(options, key)) is not None}
+    if unknown := set(chosen) - set(taken):
+        raise SystemExit(f"{options.experiment} has no --{', --'.join(sorted(unknown))}")
+    file = options.results / f"seeds_{options.experiment}.jsonl"
+    file.parent.mkdir(exist_ok=True)
+    found = lines(file)
+    todo = [job for job in experiment.jobs(options.seeds, **chosen) if not done(job, found)]
+    print(f"{len(todo)} runs to do", flush=True)
+    for job, line in results(todo, partial(experiment.run, at=At(options.data, options.device)), options.workers):
+        add(file, line)
+        print(f"{job}: {line.get('failed') or experiment.told(line)}", flush=True)
+
+
+def parsed() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("experiment", choices=EXPERIMENTS)
+    parser.add_argument("--data", default=".", help="folder of the data sets")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--rows", nargs="+", metavar="ROW", help="some rows of the experiment's table")
+    parser.add_argument("--epochs", type=int, help="length of each training, where it may be another")
+    parser.add_argument("--largest", type=int, help="leave out sizes above this, where it may be another [parameters]")
+    parser.add_argument("--device", default="cpu", help="where to train")
+    parser.add_argument("--workers", type=int, default=1, help="so many runs at a time, of one thread each")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the result files")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,119 @@
+"""A run that grows, as the experiments make it, and what a line tells of it."""
+
+import tempfile
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from grow import commit, hardware
+
+from outgrow.data import Dataset
+from outgrow.grow.budget import Budget
+from outgrow.models import SeedNetwork
+from outgrow.registry import policy_of
+from outgrow.train.branch import Branches
+from outgrow.train.evaluate import evaluate, loss_of
+from outgrow.train.finish import RESERVED, wanted
+from outgrow.train.folder import RunFolder
+from outgrow.train.loaders import Loaders
+from outgrow.train.recipe import Recipe
+from outgrow.train.trainer import Trainer
+from outgrow.values import settings
+
+KEPT = ("params", "flops", "axes", "epoch", "validation", "test", "train_flops", "seconds")
+SPENT = ("train_flops", "check_flops", "seconds", "check_seconds", "joules")
+
+
+@dataclass(frozen=True)
+class At:
+    """Where runs find their data, and what they run on.
+
+    Args:
+        data: Folder of the data sets.
+        device: Where to train.
+    """
+
+    data: str
+    device: str
+
+
+def grown(
+    data: Dataset,
+    network: SeedNetwork,
+    recipe: Recipe,
+    policy: str,
+    seed: int,
+    device: str = "cpu",
+    *,
+    max_params: int | None = None,
+    sizes: Sequence[int] = (),
+    watched: bool = False,
+) -> dict[str, Any]:
+    """Let a network grow.
+
+    Args:
+        data: What to learn.
+        network: The seed network.
+        recipe: How to train it.
+        policy: Its name, options behind commas.
+        seed: Of everything random.
+        device: Where to train.
+        max_params: Budget.
+        sizes: Sizes to stop at, each of which gets a branch then [parameters].
+        watched: Whether to look at the test part after every epoch, as SECNN did.
+
+    Returns:
+        The `sizes` that it left, their `total`, how many `growths` of each kind, and, if watched, the `curve`: epoch,
+        parameters and test accuracy.
+    """
+    curve: list[tuple[float, int, float]] = []
+    growths: Counter[str] = Counter()
+    name, *words = policy.split(",")
+
+    def hear(record: Mapping[str, Any]) -> None:
+        growths.update(growth["kind"] for growth in record.get("growths", ()))
+        if watched and record.get("record") == "epoch":
+            curve.append((record["epoch"], record["params"], seen(trainer, data, recipe)))
+
+    with tempfile.TemporaryDirectory() as path:
+        out = RunFolder(Path(path) / "run")
+        out.claim(overwrite=False)
+        trainer = Trainer(
+            data,
+            network,
+            recipe,
+            out,
+            budget=Budget(max_params=max_params),
+            reserved=RESERVED if sizes else 0.0,
+            sizes=sizes,
+            seed=seed,
+            device=device,
+            policy=policy_of(name, settings(tuple(words), "the policy")),
+            policy_name=policy,
+            on_record=hear,
+        )
+        family = trainer.run()
+        if sizes:
+            branches = Branches(data, network, recipe, out, seed=seed, device=device)
+            family = branches.run(wanted(branches.sizes, sizes))
+    return {
+        "sizes": [{key: entry[key] for key in KEPT} for entry in family["sizes"]],
+        "total": {key: family["total"][key] for key in SPENT if key in family["total"]},
+        "growths": dict(growths),
+        **({"curve": curve} if watched else {}),
+    }
+
+
+def seen(trainer: Trainer, data: Dataset, recipe: Recipe) -> float:
+    """Test accuracy of the network as it is, not of its averages."""
+    assert data.test is not None
+    test = Loaders(data, recipe, 0, trainer.device).in_order(data.test)
+    return evaluate(trainer.model, test, loss_of(data), data.task)["accuracy"]
+
+
+def made() -> dict[str, str]:
+    """What a line was measured with."""
+    return {"torch": torch.__version__, "commit": commit(), "hardware": hardware()}
