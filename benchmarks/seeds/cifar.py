@@ -4,18 +4,16 @@ Rows: SECNN's seed network with its policy, as published and with a threshold th
 policy; our seed network and its family; and plain networks of the family's sizes under the same recipe.
 """
 
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from cells import grouped, made_with, row, spread
-from seeds.growing import At, grown, made
 from tasks import CIFAR, Task
 
 from outgrow.models import Seed, imported_seed
 from outgrow.train.alone import train_alone
 from outgrow.train.recipe import Recipe
 from outgrow.train.uniform import uniform
+from seeds.growing import At, grown, made
 
 SIZES = (5_000, 15_000, 30_000, 62_000, 160_000)
 WIDTHS = (3, 6, 12)
