@@ -41,8 +41,12 @@ class Task:
 
     def load(self, folder: str) -> Dataset:
         """Return the data, the same examples in every run."""
-        data = load(self.source.replace("DIR", folder), target=self.target)
+        data = self.load_whole(folder)
         return data if self.examples is None else fewer(data, self.examples)
+
+    def load_whole(self, folder: str) -> Dataset:
+        """Return all of the data."""
+        return load(self.source.replace("DIR", folder), target=self.target)
 
     def network(self, data: Dataset) -> Seed:
         """Return the seed network."""

@@ -6,6 +6,6 @@ a few words, `tables(lines)`, and `figures(lines)` by file name. `reproduce.py` 
 
 from types import ModuleType
 
-from seeds import cifar, moons, regression
+from seeds import cifar, moons, regression, width
 
-EXPERIMENTS: dict[str, ModuleType] = {"regression": regression, "moons": moons, "cifar": cifar}
+EXPERIMENTS: dict[str, ModuleType] = {"regression": regression, "moons": moons, "width": width, "cifar": cifar}

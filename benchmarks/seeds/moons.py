@@ -26,8 +26,8 @@ from outgrow.values import settings
 from seeds.growing import At, made
 
 POINTS, NOISE, TEST = 200, 0.3, 10_000
-LOOKS, STEPS = 10, 50  # steps from one look to the next
-ROWS = ("outgrow,depth=true", "senn,alpha=0.025,bound=true")
+STEPS, LOOK, EPOCH = 500, 20, 50  # of a run, from one look to the next, and what counts as an epoch
+ROWS = ("outgrow,depth=true,price=0.003", "senn,alpha=0.025,bound=true")
 GRID, RIGHT, UP = 48, (-1.9, 2.9), (-1.5, 2.0)  # points of the map each way, and its ends
 COLUMNS = 6  # panels
 COLORS = ("#2563eb", "#c2570c")
@@ -47,7 +47,7 @@ class Job:
 
     def key(self) -> dict:
         """Return what makes two runs the same, as JSON."""
-        return {"row": self.row, "seed": self.seed, "setup": [POINTS, NOISE, LOOKS, STEPS]}
+        return {"row": self.row, "seed": self.seed, "setup": [POINTS, NOISE, STEPS, LOOK, EPOCH]}
 
     def __str__(self) -> str:
         return f"moons, {self.row}, seed {self.seed}"
@@ -74,28 +74,28 @@ def run(job: Job, at: At) -> dict:
     name, *words = job.row.split(",")
     policy = policy_of(name, settings(tuple(words), "the policy"))(Timetable())
     grower = Grower(net, optimizer, F.cross_entropy, x[:1], policy=policy, sample=POINTS // 2, seed=job.seed)
-    start, maps = linear_layers(net), []
-    for look in range(LOOKS):
-        for _ in range(STEPS):
-            optimizer.zero_grad()
-            F.cross_entropy(net(x), y).backward()
-            optimizer.step()
-        before = seen(net, (look + 1) * STEPS)
-        halves = zip(x.chunk(2), y.chunk(2), strict=True)
-        grew = grower.check([*halves] * 2, held_out=float(F.cross_entropy(net(held_out[0]), held_out[1]).detach()))
-        if (grew.growths or look == LOOKS - 1) and job.seed == 0:
+    maps = []
+    for step in range(1, STEPS + 1):
+        optimizer.zero_grad()
+        F.cross_entropy(net(x), y).backward()
+        optimizer.step()
+        if step == STEPS or step % LOOK:
+            continue
+        before, halves = seen(net, step), zip(x.chunk(2), y.chunk(2), strict=True)
+        now = {"progress": step / STEPS, "epoch": step / EPOCH, "held_out": loss_on(net, *held_out)}
+        if grower.check([*halves] * 2, **now).growths:
             maps.append(before)
+    maps.append(seen(net, STEPS))
     moments = Counter(event.epoch for event in grower.history for _ in event.growths)
     return {
         **job.key(),
-        "start": start,
         "layers": linear_layers(net),
         "params": sum(parameter.numel() for parameter in net.parameters()),
         "growths": moments.total(),
         "at_once": max(moments.values(), default=0),
         "accuracy": accuracy(net, *test),
         "train_accuracy": accuracy(net, x, y),
-        "maps": maps,
+        "maps": maps if job.seed == 0 else [],
         **made(),
     }
 
@@ -103,6 +103,12 @@ def run(job: Job, at: At) -> dict:
 def linear_layers(net: nn.Module) -> list[int]:
     """Outputs of every linear layer but the last, in their order: the hidden widths."""
     return [layer.out_features for layer in net.modules() if isinstance(layer, nn.Linear)][:-1]
+
+
+@torch.no_grad()
+def loss_on(net: nn.Module, x: Tensor, y: Tensor) -> float:
+    """Mean loss of some points [nats]."""
+    return float(F.cross_entropy(net(x), y))
 
 
 @torch.no_grad()
