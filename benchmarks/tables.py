@@ -25,6 +25,7 @@ import families
 import loops
 from cells import grouped, made_with, row, span, test
 from drawing import STYLE, beside_sweeps, compared, svg
+from seeds import EXPERIMENTS
 
 HERE = Path(__file__).resolve().parent
 DOCS = HERE.parent / "docs"
@@ -53,7 +54,7 @@ FRAME = ((1e-5, 30.0), (1e-5, 1.0))  # of the figure's panels: promises and drop
 
 def main() -> None:
     """Replace what stands between the markers, and draw the figures."""
-    found = blocks(*map(records, SOURCES))
+    found = blocks(*map(records, SOURCES)) | experiments()
     for page in PAGES:
         page.write_text(filled(page.read_text(), found))
     FIGURE.parent.mkdir(exist_ok=True)
@@ -61,6 +62,14 @@ def main() -> None:
     for name, draw in COMPARISONS.items():
         if measured := records(name):
             (HERE / "figures" / f"{name}.svg").write_text(svg(draw(measured)))
+    for name, experiment in EXPERIMENTS.items():
+        for file, drawn_one in experiment.figures(records(f"seeds_{name}")).items():
+            (HERE / "figures" / file).write_bytes(drawn_one)
+
+
+def experiments() -> dict[str, str]:
+    """The tables of the papers' experiments by the names of their markers."""
+    return {f"seeds-{name}": experiment.tables(records(f"seeds_{name}")) for name, experiment in EXPERIMENTS.items()}
 
 
 def records(name: str) -> list[dict]:

@@ -6,6 +6,12 @@ a few words, `tables(lines)`, and `figures(lines)` by file name. `reproduce.py` 
 
 from types import ModuleType
 
-from seeds import cifar, moons, regression, width
+from seeds import cifar, moons, regression, transfer, width
 
-EXPERIMENTS: dict[str, ModuleType] = {"regression": regression, "moons": moons, "width": width, "cifar": cifar}
+EXPERIMENTS: dict[str, ModuleType] = {
+    "regression": regression,
+    "moons": moons,
+    "width": width,
+    "cifar": cifar,
+    "transfer": transfer,
+}

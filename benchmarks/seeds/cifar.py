@@ -4,11 +4,18 @@ Rows: SECNN's seed network with its policy, as published and with a threshold th
 policy; our seed network and its family; and plain networks of the family's sizes under the same recipe.
 """
 
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 
+from cells import grouped, made_with, row, span, spread
+from drawing import DISTINCT, STYLE, svg
+from matplotlib import rc_context
+from matplotlib.figure import Figure
 from tasks import CIFAR, Task
 
+from outgrow.data import Dataset
 from outgrow.models import Seed, imported_seed
 from outgrow.train.alone import train_alone
 from outgrow.train.recipe import Recipe
@@ -27,6 +34,7 @@ ROWS = {
 }
 WATCHED = ("secnn", "secnn,tau=1.1", "outgrow")
 PUBLISHED = ("11,360", "33,655", "84.1", "62,698")
+SECNN = ((11_360, 33_655, 62_698), (70, 80, 84.1))
 TARGETS = {70.0: 5_000, 80.0: 15_000, 84.1: 30_000, 88.0: 62_000, 92.0: 160_000}
 """To reach with our best: test accuracy [%], and the parameters that it may take."""
 CLAIMED = (70.0, 80.0)
@@ -87,7 +95,7 @@ def run(job: Job, at: At) -> dict:
     return {**job.key(), **told, "device": at.device, **made()}
 
 
-def alone(data, network: Seed, recipe: Recipe, job: Job, device: str) -> dict:
+def alone(data: Dataset, network: Seed, recipe: Recipe, job: Job, device: str) -> dict:
     """Train a plain network of each size from scratch."""
     sizes = []
     for params in job.sizes:
@@ -101,3 +109,98 @@ def alone(data, network: Seed, recipe: Recipe, job: Job, device: str) -> dict:
 def told(line: Mapping) -> str:
     """What a run says when it ends."""
     return ", ".join(f"{size['params']:,}: {100 * size['test']['accuracy']:.2f} %" for size in line["sizes"])
+
+
+def tables(lines: Sequence[Mapping]) -> str:
+    """Accuracy and parameters of every row; what was to be reached; what the family took beside the sweep."""
+    if not lines:
+        return "No runs yet."
+    watched = [line for line in lines if line["row"] in WATCHED]
+    sized = [line for line in lines if line["row"] not in WATCHED]
+    parts = [watched_table(watched), *(sizes_table(runs) for runs in grouped(sized, length).values())]
+    return "\n\n".join([*parts, made_with(lines)])
+
+
+def length(line: Mapping) -> int:
+    """Epochs of a run."""
+    return line["epochs"]
+
+
+def watched_table(lines: Sequence[Mapping]) -> str:
+    """SECNN's table: parameters needed for accuracies, by its own count and by what a run leaves in the end."""
+    head = [
+        "network, policy",
+        "epochs",
+        "n",
+        "parameters for 70 %, best epoch on test",
+        "for 80 %",
+        "best epoch, test %",
+    ]
+    head += ["at parameters", "last epoch, test %", "averaged weights, test %", "parameters", "channels, layers added"]
+    table = [row(head), row(["---", *["---:"] * (len(head) - 1)])]
+    published = ["SECNN, published", "300", "5", *PUBLISHED]
+    table.append(row([*published, *["-"] * (len(head) - len(published))]))
+    for (name, epochs), runs in grouped(lines, lambda line: (line["row"], line["epochs"])).items():
+        best = [max(line["curve"], key=itemgetter(2)) for line in runs]
+        last = [line["sizes"][-1] for line in runs]
+        cells = [ROWS[name], str(epochs), str(len(runs)), *(needed(runs, share) for share in CLAIMED)]
+        cells += [spread([100 * accuracy for _, _, accuracy in best], 2), span([params for _, params, _ in best])]
+        cells += [spread([100 * line["curve"][-1][2] for line in runs], 2)]
+        cells += [spread([percent(size) for size in last], 2), span([size["params"] for size in last])]
+        kinds = (sum(line["growths"].get(kind, 0) for line in runs) / len(runs) for kind in ("widen", "insert"))
+        table.append(row([*cells, ", ".join(f"{count:.1f}" for count in kinds)]))
+    return "\n".join(table)
+
+
+def needed(runs: Sequence[Mapping], share: float) -> str:
+    """The fewest parameters at which an epoch was above a share of the test part, mean over runs; as SECNN counts."""
+    fewest = [min((p for _, p, accuracy in line["curve"] if 100 * accuracy >= share), default=None) for line in runs]
+    return "-" if None in fewest else f"{statistics.mean(fewest):,.0f}"
+
+
+def percent(size: Mapping) -> float:
+    """Test accuracy [%]."""
+    return 100 * size["test"]["accuracy"]
+
+
+def sizes_table(lines: Sequence[Mapping]) -> str:
+    """The family beside its sizes, each by itself, and what was to be reached."""
+    wanted = max((line["sizes_wanted"] for line in lines), key=len)
+    head = ["network", "epochs", "n", *(f"{size:,} parameters: test %" for size in wanted), "TFLOP", "hours", "kJ"]
+    table = [row(head), row(["---", *["---:"] * (len(head) - 1)])]
+    for name, runs in grouped(lines, lambda line: line["row"]).items():
+        columns = [spread([percent(of_size(line, size)) for line in runs], 2) for size in wanted]
+        spent = [line["total"] for line in runs]
+        cells = [ROWS[name], str(runs[0]["epochs"]), str(len(runs)), *columns]
+        cells += [f"{statistics.mean(one['train_flops'] for one in spent) / 1e12:,.0f}"]
+        cells += [f"{statistics.mean(one['seconds'] for one in spent) / 3600:.2f}"]
+        table.append(row([*cells, f"{statistics.mean(one['joules']['value'] for one in spent) / 1e3:,.0f}"]))
+    goals = {size: share for share, size in TARGETS.items()}
+    table.append(row(["to be reached", "-", "-", *(f"{goals[size]:g}" for size in wanted), "-", "-", "-"]))
+    return "\n".join(table)
+
+
+def of_size(line: Mapping, wanted: int) -> Mapping:
+    """The size that comes closest to a number of parameters."""
+    return min(line["sizes"], key=lambda size: abs(size["params"] - wanted))
+
+
+def figures(lines: Sequence[Mapping]) -> dict[str, bytes]:
+    """Test accuracy against parameters."""
+    return {"seeds_cifar.svg": svg(fronts(lines)).encode()} if lines else {}
+
+
+def fronts(lines: Sequence[Mapping]) -> Figure:
+    """Draw the sizes of every run, and what was published."""
+    with rc_context(STYLE):
+        figure = Figure(figsize=(6.4, 3.6), layout="constrained")
+        axes = figure.subplots()
+        for (name, said), color in zip(ROWS.items(), DISTINCT, strict=False):
+            for at, line in enumerate(line for line in lines if line["row"] == name):
+                points = sorted((size["params"], percent(size)) for size in line["sizes"])
+                label = f"{said}, {line['epochs']} epochs" if not at else None
+                axes.plot(*zip(*points, strict=True), ".-", color=color, linewidth=0.8, label=label)
+        axes.plot(SECNN[0], SECNN[1], "x", color="#20262d", label="SECNN, published, 300 epochs, best epoch")
+        axes.set(xscale="log", xlabel="parameters", ylabel="test accuracy, %")
+        axes.legend(fontsize=7)
+    return figure

@@ -7,6 +7,11 @@ with which it ended, of a family and of a sweep those of each size.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from cells import grouped, made_with, row, span, spread
+from drawing import DISTINCT, STYLE, svg
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+from scipy import stats
 from tasks import WHOLE, Task, fewer, of_steps
 
 from outgrow.data import Dataset
@@ -15,7 +20,7 @@ from outgrow.train.alone import train_alone
 from seeds.growing import At, grown, made
 
 MNIST, START, STEPS, BATCH = "DIR/MNIST", 10, 4_000, 128
-UNITS = (20, 30, 40, 50, 60, 120)  # of the family and of the sweep, beside the start
+UNITS = (START, 20, 30, 40, 50, 60, 120)  # of the family and of the sweep
 EXAMPLES = (600, 2_000, 6_000, 20_000, WHOLE[MNIST])
 CLASSES, OF_CLASSES = (2, 4, 6, 8, 10), 9_000  # classes, and examples of all of them together
 SENN = "senn,tau=0.05,alpha=0.0005,depth=false"
@@ -25,6 +30,9 @@ ROWS = {
     "family": "a family of one run",
     "alone": "each width by itself",
 }
+FREE = ("outgrow", SENN)
+FEWEST = 4  # pairs, for a rank correlation
+FIGURE = "![Test accuracy by hidden units; hidden units by examples and by classes](figures/seeds_width.svg)"
 SHARE = 97.0  # test accuracy that SENN's network reached [%]
 
 
@@ -66,7 +74,7 @@ def run(job: Job, at: At) -> dict:
     data = fewer(some_classes(task.load_whole(at.data), job.classes), job.examples)
     network = task.network(data)
     if job.row == "alone":
-        told = {"sizes": [alone(data, network, task, units, job.seed, at.device) for units in (START, *UNITS)]}
+        told = {"sizes": [alone(data, network, task, units, job.seed, at.device) for units in UNITS]}
     else:
         sizes = [params(units) for units in UNITS] if job.row == "family" else []
         policy = "outgrow" if sizes else job.row
@@ -95,3 +103,125 @@ def some_classes(data: Dataset, count: int) -> Dataset:
 def told(line: Mapping) -> str:
     """What a run says when it ends."""
     return ", ".join(f"{size['units']} units: {100 * size['test']['accuracy']:.2f} %" for size in line["sizes"])
+
+
+def tables(lines: Sequence[Mapping]) -> str:
+    """Accuracy by width for each row, then the final width by examples and by classes, and whether it grows."""
+    if not lines:
+        return "No runs yet."
+    whole = [line for line in lines if (line["examples"], line["classes"]) == (WHOLE[MNIST], 10)]
+    free = [line for line in lines if line["row"] == "outgrow"]
+    by_examples = [line for line in free if line["classes"] == 10 and line["examples"] in EXAMPLES]
+    by_classes = [line for line in free if line["examples"] == OF_CLASSES]
+    parts = [accuracy_table(whole), energy_sentence(whole)]
+    parts += [series(by_examples, "examples"), series(by_classes, "classes"), FIGURE, made_with(lines)]
+    return "\n\n".join(part for part in parts if part)
+
+
+def accuracy_table(lines: Sequence[Mapping]) -> str:
+    """One row a way to get there, one column a width, and the width at the end of free runs."""
+    head = ["way", "n", *(f"{units} units" for units in UNITS), "units at the end", "test % then", "fewest for 97 %"]
+    table = [row(head), row(["---", *["---:"] * (len(head) - 1)])]
+    for name, runs in grouped(sorted(lines, key=order), lambda line: line["row"]).items():
+        cells = [ROWS[name], str(len(runs)), *(reached(runs, units) for units in widths)]
+        last = [line["sizes"][-1] for line in runs]
+        ends = [span([size["units"] for size in last]), spread([percent(size) for size in last], 2)]
+        table.append(row([*cells, *(ends if name in FREE else ["-", "-"]), enough(runs)]))
+    return "\n".join(table)
+
+
+def order(line: Mapping) -> int:
+    """Where its row stands."""
+    return [*ROWS].index(line["row"])
+
+
+def percent(size: Mapping) -> float:
+    """Test accuracy [%]."""
+    return 100 * size["test"]["accuracy"]
+
+
+def reached(runs: Sequence[Mapping], units: int) -> str:
+    """Test accuracy at a width, where all runs have it."""
+    found = [percent(size) for line in runs for size in line["sizes"] if size["units"] == units]
+    return spread(found, 2) if len(found) == len(runs) else "-"
+
+
+def enough(runs: Sequence[Mapping]) -> str:
+    """The fewest hidden units with which a network of each run is above the share that SENN's reached."""
+    fewest = [min((s["units"] for s in line["sizes"] if percent(s) > SHARE), default=None) for line in runs]
+    return "-" if None in fewest else span(fewest)
+
+
+def energy_sentence(lines: Sequence[Mapping]) -> str:
+    """What the family took beside the sweep of the same widths, over seeds that have both."""
+    family, sweep = ({line["seed"]: line for line in lines if line["row"] == name} for name in ("family", "alone"))
+    both = sorted(family.keys() & sweep.keys())
+    if not both:
+        return ""
+    said = ", ".join(f"{ratio(family, sweep, both, key)} % of its {key}" for key in ("FLOPs", "seconds", "joules"))
+    how = family[both[0]]["total"]["joules"]["how"]
+    return f"The family took {said} ({how}; n = {len(both)}), checks and branches included."
+
+
+def ratio(family: Mapping, sweep: Mapping, both: Sequence[int], key: str) -> str:
+    """Share of the sweep's, in percent."""
+    return spread([100 * spent(family[seed], key) / spent(sweep[seed], key) for seed in both], 0)
+
+
+def spent(line: Mapping, key: str) -> float:
+    """What all sizes of a line took together."""
+    parts = [line["total"]] if "total" in line else line["sizes"]
+    if key == "joules":
+        return sum(part["joules"]["value"] for part in parts)
+    return sum(part["train_flops" if key == "FLOPs" else key] for part in parts)
+
+
+def series(lines: Sequence[Mapping], key: str) -> str:
+    """The final width by how much there is to learn, and its rank correlation."""
+    if not lines:
+        return ""
+    head = [key, "n", "hidden units at the end", "test %"]
+    table = [row(head), row(["---:"] * len(head))]
+    for value, runs in sorted(grouped(lines, lambda line: line[key]).items()):
+        last = [line["sizes"][-1] for line in runs]
+        cells = [f"{value:,}", str(len(runs)), span([size["units"] for size in last])]
+        table.append(row([*cells, spread([percent(size) for size in last], 2)]))
+    pairs = [(line[key], line["sizes"][-1]["units"]) for line in lines]
+    if len(pairs) < FEWEST:
+        return "\n".join(table)
+    found = stats.spearmanr(*zip(*pairs, strict=True))
+    told = f"Rank correlation of {key} and width: {found.statistic:.2f} (n = {len(pairs)}, p {found.pvalue:.1g})."
+    return "\n".join([*table, "", told])
+
+
+def figures(lines: Sequence[Mapping]) -> dict[str, bytes]:
+    """Hidden units against accuracy, and against examples."""
+    return {"seeds_width.svg": svg(drawn_widths(lines)).encode()} if lines else {}
+
+
+def drawn_widths(lines: Sequence[Mapping]) -> Figure:
+    """Draw accuracy over hidden units, a line a run, then final widths over examples and classes."""
+    whole = [line for line in lines if (line["examples"], line["classes"]) == (WHOLE[MNIST], 10)]
+    free = [line for line in lines if line["row"] == "outgrow"]
+    with rc_context(STYLE):
+        figure = Figure(figsize=(9.6, 3.0), layout="constrained")
+        left, middle, right = figure.subplots(1, 3)
+        for (name, said), color in zip(ROWS.items(), DISTINCT, strict=False):
+            for at, line in enumerate(line for line in whole if line["row"] == name):
+                points = zip(*((size["units"], percent(size)) for size in line["sizes"]), strict=True)
+                left.plot(*points, ".-", color=color, linewidth=0.8, label=said if not at else None)
+        left.axhline(SHARE, color="#9aa3ad", linewidth=0.8, linestyle="--")
+        left.set(xlabel="hidden units", ylabel="test accuracy, %", ylim=(88, 98.6))
+        left.legend(fontsize=7)
+        by = [line for line in free if line["classes"] == 10 and line["examples"] in EXAMPLES]
+        middle.plot([line["examples"] for line in by], ends(by), "o", color=DISTINCT[0], markersize=4)
+        middle.set(xlabel="training examples", ylabel="hidden units at the end", xscale="log")
+        by = [line for line in free if line["examples"] == OF_CLASSES]
+        right.plot([line["classes"] for line in by], ends(by), "o", color=DISTINCT[0], markersize=4)
+        right.set(xlabel="classes", ylabel="hidden units at the end", xticks=CLASSES)
+    return figure
+
+
+def ends(lines: Sequence[Mapping]) -> list[int]:
+    """Hidden units with which runs ended."""
+    return [line["sizes"][-1]["units"] for line in lines]
