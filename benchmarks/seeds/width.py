@@ -123,7 +123,7 @@ def accuracy_table(lines: Sequence[Mapping]) -> str:
     head = ["way", "n", *(f"{units} units" for units in UNITS), "units at the end", "test % then", "fewest for 97 %"]
     table = [row(head), row(["---", *["---:"] * (len(head) - 1)])]
     for name, runs in grouped(sorted(lines, key=order), lambda line: line["row"]).items():
-        cells = [ROWS[name], str(len(runs)), *(reached(runs, units) for units in widths)]
+        cells = [ROWS[name], str(len(runs)), *(reached(runs, units) for units in UNITS)]
         last = [line["sizes"][-1] for line in runs]
         ends = [span([size["units"] for size in last]), spread([percent(size) for size in last], 2)]
         table.append(row([*cells, *(ends if name in FREE else ["-", "-"]), enough(runs)]))
