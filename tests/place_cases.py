@@ -11,6 +11,7 @@ from torch.utils import _pytree as pytree
 
 from net_cases import noise
 from outgrow.models import Seed
+from outgrow.models.rational import Rational
 from outgrow.net.inputs import call
 
 
@@ -160,6 +161,17 @@ class Numbered(nn.Module):
         return x + scale * torch.tanh(self.inner(x)) * 0.1 * self.inner.weight[0] * mask, self.index
 
 
+class Swish(nn.Module):
+    """An activation of somebody's own, with a number that is learned."""
+
+    def __init__(self):
+        super().__init__()
+        self.beta = nn.Parameter(torch.tensor(1.5))
+
+    def forward(self, x):
+        return x * torch.sigmoid(self.beta * x)
+
+
 def perceptron(act: Callable[[], nn.Module]) -> nn.Sequential:
     return nn.Sequential(nn.Linear(3, 4), act(), nn.Linear(4, 5), nn.Dropout(0.0), act(), nn.Linear(5, 2))
 
@@ -233,6 +245,16 @@ CASES = {
     ),
     "prelu": Case(
         lambda: nn.Sequential(nn.Linear(3, 4), nn.PReLU(4), nn.Linear(4, 2)),
+        ROW,
+        chain={"1": "Linear(4, 4) at the identity and Rational"},
+    ),
+    "rational": Case(
+        lambda: nn.Sequential(nn.Linear(3, 4), Rational(0.9, 0.1, 0.2), nn.Linear(4, 2)),
+        ROW,
+        chain={"1": "Linear(4, 4) at the identity and Rational"},
+    ),
+    "learned": Case(
+        lambda: nn.Sequential(nn.Linear(3, 4), Swish(), nn.Linear(4, 2)),
         ROW,
         chain={"1": "Linear(4, 4) at the identity and Rational"},
     ),

@@ -64,12 +64,17 @@ def points(seed: int, count: int = POINTS) -> tuple[Tensor, Tensor]:
     return torch.tensor(x, dtype=torch.float32), torch.tensor(y)
 
 
+def network() -> nn.Sequential:
+    """A fresh network, a linear map."""
+    return nn.Sequential(nn.Linear(2, 2), Rational(), nn.Linear(2, 2))
+
+
 def run(job: Job, at: At) -> dict:
     """Train, look every so often, and keep a map of the classes at each growth of the first seed."""
     torch.manual_seed(job.seed)
     x, y = points(job.seed)
     held_out, test = points(job.seed + 1_000), points(job.seed + 2_000, TEST)
-    net = nn.Sequential(nn.Linear(2, 2), Rational(), nn.Linear(2, 2))
+    net = network()
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-2)
     name, *words = job.row.split(",")
     policy = policy_of(name, settings(tuple(words), "the policy"))(Timetable())
@@ -178,10 +183,10 @@ def boundaries(line: Mapping) -> Figure:
 def draw_map(axes: Axes, shown: Mapping, x: Tensor, y: Tensor) -> None:
     """Draw a map, and the points on it."""
     tenths = torch.tensor([*map(int, shown["map"])]).view(GRID, GRID)
-    axes.imshow(tenths, origin="lower", extent=(*RIGHT, *UP), aspect="auto", cmap="coolwarm", alpha=0.55,
+    axes.imshow(tenths.numpy(), origin="lower", extent=(*RIGHT, *UP), aspect="auto", cmap="coolwarm", alpha=0.55,
                 interpolation="none", vmin=0, vmax=9)  # fmt: skip
     for label, color in enumerate(COLORS):
-        axes.plot(*x[y == label].T, ".", color=color, markersize=2)
+        axes.plot(*x[y == label].T.numpy(), ".", color=color, markersize=2)
     axes.set_title(f"step {shown['step']}: {'-'.join(map(str, shown['layers']))}", fontsize=8)
     axes.set(xticks=[], yticks=[], xlim=RIGHT, ylim=UP)
     axes.grid(visible=False)

@@ -259,9 +259,10 @@ def draw_fit(axes: Axes, net: nn.Sequential, x: Tensor, y: Tensor) -> None:
     """Draw points, what is to be learned, the fit, and where the neurons are."""
     fine = torch.linspace(-REACH, REACH, 400)[:, None]
     with torch.no_grad():
-        axes.plot(fine, target(fine), color=GREY, linewidth=1)
-        axes.plot(x, y, "o", color=INK, markersize=1.8)
-        axes.plot(fine, net(fine), color=BLUE, linewidth=1.4)
+        curves = (fine, target(fine)), (x, y), (fine, net(fine))
+    looks = {"color": GREY, "linewidth": 1}, {"marker": "o", "color": INK, "markersize": 1.8, "linestyle": "none"}
+    for curve, look in zip(curves, (*looks, {"color": BLUE, "linewidth": 1.4}), strict=True):
+        axes.plot(*(one[:, 0].numpy() for one in curve), **look)
     places, _ = where(net)
     axes.plot(places, [-1.7] * len(places), "^", color=ORANGE, markersize=4)
     axes.set(ylim=(-1.8, 2.0), xlim=(-REACH, REACH))
@@ -272,10 +273,12 @@ def draw_plane(axes: Axes, net: nn.Sequential, x: Tensor, y: Tensor, newest: boo
     scores, present, ceiling = landscape(net, x, y)
     passes = scores / max(ALPHA * ceiling, TAU * present)
     bottom, top = math.log10(SCALES[0]), math.log10(SCALES[-1])
-    axes.imshow((scores / ceiling).log10(), origin="lower", extent=(-REACH, REACH, bottom, top), aspect="auto",
+    axes.imshow((scores / ceiling).log10().numpy(), origin="lower", extent=(-REACH, REACH, bottom, top), aspect="auto",
                 interpolation="none", cmap=SHADING, vmin=SHADES[0], vmax=SHADES[1])  # fmt: skip
     if passes.max() > 1:
-        axes.contour(PLACES, SCALES.log10(), passes, levels=[1], colors=ORANGE, linewidths=1)
+        axes.contour(
+            *(one.numpy() for one in (PLACES, SCALES.log10(), passes)), levels=[1], colors=ORANGE, linewidths=1
+        )
     places, scales = where(net)
     axes.plot(places, scales, "o", color=INK, markersize=3)
     if newest:

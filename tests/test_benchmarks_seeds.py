@@ -1,0 +1,217 @@
+"""The papers' experiments: the score over the plane, what tables say of made-up lines, and short runs."""
+
+import io
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))  # behind this folder: both have a zoo.py
+
+import drawing
+import reproduce
+import tables
+from seeds import EXPERIMENTS, cifar, growing, moons, networks, regression, transfer, width
+from tasks import Task
+
+from outgrow.grow.score import increase
+from outgrow.net.places import places
+
+AT = growing.At(".", "cpu")
+MADE = {"torch": "2", "commit": "c", "hardware": "h"}
+SPENT = {"train_flops": 4 * 10**12, "seconds": 3600.0, "joules": {"value": 1000.0, "how": "modelled"}}
+
+
+def size(accuracy, **more):
+    return {"test": {"accuracy": accuracy, "loss": 0.5}, **SPENT, **more}
+
+
+# the plane
+
+
+@pytest.fixture(scope="module")
+def regressed():
+    """A short run, with a look every 50 steps."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(regression, "LOOKS", 3)
+        return json.loads(json.dumps(regression.run(regression.Job(0), AT)))
+
+
+def test_the_score_over_the_plane_is_that_of_each_unit_by_itself(regressed):
+    x, y = regression.points(0)
+    net = regression.of_frame(regressed["frames"][-1])
+    found, present, ceiling = regression.landscape(net, x, y)
+    features = torch.cat([net[1](net[0](x)), torch.ones_like(x)], 1).detach().double()
+    slope = 2 * (net(x) - y).detach().double()
+    c, p = torch.arange(features.shape[1]), torch.tensor([features.shape[1]])
+    for i, j in ((0, 0), (20, 60), (60, 120), (33, 87)):
+        unit = networks.Bump()((x.double() - regression.PLACES[j]) / regression.SCALES[i])
+        both = torch.cat([features, unit], 1)
+        A, G = both.mT @ both / len(x), slope.mT @ both / len(x)
+        expected = increase(A, regression.CURVATURE, G, c, p).score
+        assert float(found[i, j]) == pytest.approx(expected, rel=1e-2, abs=1e-9)
+    assert 0 <= float(found.max()) <= ceiling
+    assert present <= ceiling
+    assert ceiling == pytest.approx(2 * float((net(x) - y).square().mean().detach()), rel=1e-4)
+
+
+def test_a_copy_of_a_neuron_adds_nothing(monkeypatch):
+    net = regression.network()
+    monkeypatch.setattr(regression, "PLACES", torch.zeros(1).double())
+    monkeypatch.setattr(regression, "SCALES", torch.ones(1).double())
+    found, _, ceiling = regression.landscape(net, *regression.points(0))
+    assert abs(float(found)) < 1e-6 * ceiling
+
+
+def test_the_regression_grows_and_its_film_has_every_frame_up_to_the_last_addition(regressed):
+    assert regressed["units"] == 1 + len(regressed["additions"]) > 1
+    assert regression.additions_at_once(regressed) <= regressed["bound"]
+    moments = [seen["moment"] for seen in regressed["frames"]]
+    assert moments.count("before") >= moments.count("after") > 0
+    shown = len(moments) - moments[::-1].index("after") - 1 + regression.AFTER
+    with Image.open(io.BytesIO(regression.film(regressed))) as film:
+        assert film.n_frames == min(shown, len(moments))
+    drawn = drawing.svg(regression.planes(regressed))
+    assert drawn == drawing.svg(regression.planes(regressed))
+    assert drawn.count("step ") == len(regression.pairs(regressed))
+
+
+# what tables say
+
+
+def test_no_runs_are_no_tables():
+    assert {experiment.tables([]) for experiment in EXPERIMENTS.values()} == {"No runs yet."}
+    assert not any(experiment.figures([]) for experiment in EXPERIMENTS.values())
+
+
+def test_parameters_needed_are_the_fewest_of_any_epoch_that_was_good_enough():
+    curve = [[1, 5_000, 0.65], [2, 8_000, 0.71], [3, 7_000, 0.70], [4, 9_000, 0.74]]
+    run = {"row": "secnn", "epochs": 4, "seed": 0, "curve": curve, "growths": {"widen": 3}, **MADE}
+    run["sizes"] = [size(0.75, params=9_000)]
+    assert cifar.needed([run], 70) == "7,000"
+    assert cifar.needed([run, {**run, "curve": curve[:2]}], 70) == "7,500"
+    assert cifar.needed([run], 80) == "-"
+    (told,) = [line for line in cifar.tables([run]).splitlines() if line.startswith("| SECNN's")]
+    assert told.split(" | ")[3:10] == ["7,000", "-", "74.00", "9,000", "74.00", "75.00", "9,000"]
+
+
+def test_a_family_stands_beside_its_sweep_and_what_was_to_be_reached():
+    sizes = [size(0.6, params=4_990), size(0.7, params=14_800)]
+    runs = [
+        {"row": row, "epochs": 2, "seed": 0, "sizes_wanted": [5_000, 15_000], "sizes": sizes, "total": SPENT, **MADE}
+        for row in ("family", "alone")
+    ]
+    told = cifar.tables(runs)
+    assert "| to be reached | - | - | 70 | 80 | - | - | - |" in told
+    assert told.count("| 60.00 | 70.00 | 4 | 1.00 | 1 |") == 2
+    assert drawing.svg(cifar.fronts(runs)) == drawing.svg(cifar.fronts(runs))
+
+
+def test_widths_are_compared_where_all_runs_have_them():
+    known = {"examples": width.WHOLE[width.MNIST], "classes": 10, **MADE}
+    runs = [
+        {**known, "row": row, "seed": seed, "sizes": [size(0.96, units=10), size(0.98, units=20 + 10 * odd * seed)]}
+        for row, odd in (("outgrow", 1), ("family", 0), ("alone", 0))
+        for seed in range(2)
+    ]
+    free, family, _ = [line.split(" | ") for line in width.accuracy_table(runs).splitlines()[2:]]
+    assert free[2:5] == ["96.00 +- 0.00", "-", "-"]
+    assert family[2:5] == ["96.00 +- 0.00", "98.00 +- 0.00", "-"]
+    assert free[9:12] == ["20 (20 to 30)", "98.00 +- 0.00", "20 (20 to 30) |"]
+    told = width.energy_sentence([{**run, "total": SPENT} if run["row"] == "family" else run for run in runs])
+    assert "50 +- 0 % of its FLOPs" in told  # each size of a sweep has its own account
+    assert "50 +- 0 % of its joules (modelled; n = 2)" in told
+
+
+def test_the_width_is_set_against_what_there_is_to_learn():
+    runs = [
+        {"row": "outgrow", "examples": examples, "classes": 10, "seed": 0, "sizes": [size(0.9, units=units)], **MADE}
+        for examples, units in zip(width.EXAMPLES, (10, 12, 15, 30, 60), strict=True)
+    ]
+    told = width.tables(runs)
+    assert "| 600 | 1 | 10 | 90.00 |" in told
+    assert "Rank correlation of examples and width: 1.00 (n = 5" in told
+    assert drawing.svg(width.drawn_widths(runs))
+
+
+def test_moons_count_layers():
+    known = {"row": moons.ROWS[0], "params": 30, "at_once": 1, "accuracy": 0.9, "train_accuracy": 0.95, "maps": []}
+    runs = [{**known, "layers": layers, "seed": seed, **MADE} for seed, layers in enumerate(([4], [3, 3], [5]))]
+    assert "| 3 | 1: 2, 2: 1 | 30 | 1 | 90.0 +- 0.0 |" in moons.tables(runs)
+
+
+# short runs
+
+
+def test_moons_start_as_a_linear_map_and_keep_maps(monkeypatch):
+    net = moons.network()
+    x, _ = moons.points(0)
+    middle = (net(x[:1]) + net(x[1:2])) / 2
+    assert torch.allclose(net((x[:1] + x[1:2]) / 2), middle, atol=1e-6)
+    assert [place.name for place in places(net, x[:2])] == ["1"]
+    monkeypatch.setattr(moons, "STEPS", 60)
+    line = moons.run(moons.Job(moons.ROWS[0], 0), AT)
+    assert line["growths"] > 0
+    assert all(len(one["map"]) == moons.GRID**2 for one in line["maps"])
+    assert drawing.svg(moons.boundaries(line)).count("step ") == len(line["maps"])
+
+
+def test_secnns_network_takes_channels_and_layers():
+    net = networks.secnn((3, 32, 32), 10)
+    assert sum(parameter.numel() for parameter in net.parameters()) == 5_306
+    found = places(net, torch.randn(2, 3, 32, 32))
+    assert [place.name for place in found if place.growable] == ["0.2", "2.2", "4.2"]
+
+
+@pytest.mark.parametrize("row", ["outgrow", "family", "alone"])
+def test_runs_on_images_make_lines_that_tables_take(monkeypatch, row):
+    monkeypatch.setattr(cifar, "CIFAR", "digits")
+    monkeypatch.setattr(cifar, "SECNN_SIZE", 8_000)
+    (job,) = cifar.jobs([0], [row], epochs=1, largest=5_000)
+    line = json.loads(json.dumps(cifar.run(job, AT)))
+    assert job.key().items() <= line.items()
+    assert all(0 < size["test"]["accuracy"] < 1 for size in line["sizes"])
+    assert cifar.ROWS[row] in cifar.tables([line])
+    assert "%" in cifar.told(line)
+
+
+def test_transfer_starts_from_what_was_learned(monkeypatch):
+    source = Task("digits", "convnet", 1, 32, widths=(4, 4, 8, 8), examples=300)
+    monkeypatch.setattr(transfer, "SOURCE", source)
+    monkeypatch.setattr(transfer, "TARGET", replace(source, max_params=2_000, examples=200))
+    line = transfer.run(transfer.Job(0), AT)
+    assert line["growing"]["params"] > line["fixed"]["params"] == line["fixed-flops"]["params"]
+    epoch = line["fixed"]["train_flops"]
+    assert abs(line["fixed-flops"]["train_flops"] - line["growing"]["train_flops"]) < 0.6 * epoch
+    assert "pre-trained, growing" in transfer.tables([line])
+
+
+def test_only_some_digits_are_left():
+    data = Task("digits", "mlp", 1, 32).load_whole(".")
+    some = width.some_classes(data, 4)
+    assert (some.outputs, set(some.test.y.tolist())) == (4, {0, 1, 2, 3})
+    assert len(some.train) < len(data.train)
+
+
+# the command
+
+
+def test_what_is_there_is_not_done_again_and_unknown_options_are_refused(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(sys, "argv", ["reproduce.py", "regression", "--results", str(tmp_path)])
+    (tmp_path / "seeds_regression.jsonl").write_text(json.dumps(regression.Job(0).key()) + "\n")
+    reproduce.main()
+    assert capsys.readouterr().out == "0 runs to do\n"
+    monkeypatch.setattr(sys, "argv", ["reproduce.py", "regression", "--epochs", "3"])
+    with pytest.raises(SystemExit, match="regression has no --epochs"):
+        reproduce.main()
+
+
+def test_pages_show_the_tables_of_the_experiments():
+    page = (tables.HERE / "README.md").read_text()
+    found = tables.experiments()
+    assert all(f"<!-- {name} -->" in page for name in found)
+    assert tables.filled(page, found) == page
