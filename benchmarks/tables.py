@@ -54,22 +54,23 @@ FRAME = ((1e-5, 30.0), (1e-5, 1.0))  # of the figure's panels: promises and drop
 
 def main() -> None:
     """Replace what stands between the markers, and draw the figures."""
-    found = blocks(*map(records, SOURCES)) | experiments()
+    found = measured()
     for page in PAGES:
         page.write_text(filled(page.read_text(), found))
     FIGURE.parent.mkdir(exist_ok=True)
     FIGURE.write_text(svg(drawn(records("calibration"))))
     for name, draw in COMPARISONS.items():
-        if measured := records(name):
-            (HERE / "figures" / f"{name}.svg").write_text(svg(draw(measured)))
+        if runs := records(name):
+            (HERE / "figures" / f"{name}.svg").write_text(svg(draw(runs)))
     for name, experiment in EXPERIMENTS.items():
         for file, drawn_one in experiment.figures(records(f"seeds_{name}")).items():
             (HERE / "figures" / file).write_bytes(drawn_one)
 
 
-def experiments() -> dict[str, str]:
-    """The tables of the papers' experiments by the names of their markers."""
-    return {f"seeds-{name}": experiment.tables(records(f"seeds_{name}")) for name, experiment in EXPERIMENTS.items()}
+def measured() -> dict[str, str]:
+    """All tables, by the names of their markers, as the result files say."""
+    experiments = {name: experiment.tables(records(f"seeds_{name}")) for name, experiment in EXPERIMENTS.items()}
+    return blocks(*map(records, SOURCES)) | {f"seeds-{name}": table for name, table in experiments.items()}
 
 
 def records(name: str) -> list[dict]:

@@ -14,7 +14,6 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))  # behi
 
 import drawing
 import reproduce
-import tables
 from seeds import EXPERIMENTS, cifar, growing, moons, networks, regression, transfer, width
 from tasks import Task
 
@@ -208,10 +207,3 @@ def test_what_is_there_is_not_done_again_and_unknown_options_are_refused(monkeyp
     monkeypatch.setattr(sys, "argv", ["reproduce.py", "regression", "--epochs", "3"])
     with pytest.raises(SystemExit, match="regression has no --epochs"):
         reproduce.main()
-
-
-def test_pages_show_the_tables_of_the_experiments():
-    page = (tables.HERE / "README.md").read_text()
-    found = tables.experiments()
-    assert all(f"<!-- {name} -->" in page for name in found)
-    assert tables.filled(page, found) == page

@@ -59,7 +59,7 @@ def test_the_three_proposals_are_worth_what_the_page_says(line):
 
 @pytest.mark.parametrize("page", tables.PAGES, ids=lambda page: page.name)
 def test_pages_show_the_tables_of_the_results(page):
-    found = tables.blocks(*map(tables.records, tables.SOURCES))
+    found = tables.measured()
     assert tables.filled(page.read_text(), found) == page.read_text()
     assert set(re.findall(r"<!-- /([\w-]+) -->", page.read_text())) <= set(found)
 
