@@ -132,8 +132,8 @@ def test_the_width_is_set_against_what_there_is_to_learn():
         for examples, units in zip(width.EXAMPLES, (10, 12, 15, 30, 60), strict=True)
     ]
     told = width.tables(runs)
-    assert "| 600 | 1 | 10 | 90.00 |" in told
-    assert "Rank correlation of examples and width: 1.00 (n = 5" in told
+    assert "| 600 | 1, 10, 90.00 | - |" in told
+    assert "Rank correlation of examples and width: free, the default policy 1.00 (n = 5" in told
     assert drawing.svg(width.drawn_widths(runs))
 
 

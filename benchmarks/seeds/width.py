@@ -30,7 +30,7 @@ ROWS = {
     "family": "a family of one run",
     "alone": "each width by itself",
 }
-FREE = ("outgrow", SENN)
+FREE, KEYS = ("outgrow", SENN), ("examples", "classes")
 FEWEST = 4  # pairs, for a rank correlation
 FIGURE = "![Test accuracy by hidden units; hidden units by examples and by classes](figures/seeds_width.svg)"
 SHARE = 97.0  # test accuracy that SENN's network reached [%]
@@ -61,11 +61,13 @@ class Job:
 
 
 def jobs(seeds: Sequence[int], rows: Sequence[str] = tuple(ROWS)) -> list[Job]:
-    """All runs, seed by seed: of the whole data every row, of parts the default policy."""
-    whole = [(one, WHOLE[MNIST], 10) for one in rows]
-    parts = [("outgrow", examples, 10) for examples in EXAMPLES[:-1]]
-    parts += [("outgrow", OF_CLASSES, classes) for classes in CLASSES]
-    return [Job(*one, seed) for seed in seeds for one in [*whole, *(parts if "outgrow" in rows else [])]]
+    """All runs, seed by seed: of the whole data every row, of parts those that are free."""
+    wanted = [(one, WHOLE[MNIST], 10) for one in rows]
+    for one in FREE:
+        if one in rows:
+            wanted += [(one, examples, 10) for examples in EXAMPLES[:-1]]
+            wanted += [(one, OF_CLASSES, classes) for classes in CLASSES]
+    return [Job(*one, seed) for seed in seeds for one in wanted]
 
 
 def run(job: Job, at: At) -> dict:
@@ -110,12 +112,17 @@ def tables(lines: Sequence[Mapping]) -> str:
     if not lines:
         return "No runs yet."
     whole = [line for line in lines if (line["examples"], line["classes"]) == (WHOLE[MNIST], 10)]
-    free = [line for line in lines if line["row"] == "outgrow"]
-    by_examples = [line for line in free if line["classes"] == 10 and line["examples"] in EXAMPLES]
-    by_classes = [line for line in free if line["examples"] == OF_CLASSES]
     parts = [accuracy_table(whole), energy_sentence(whole)]
-    parts += [series(by_examples, "examples"), series(by_classes, "classes"), FIGURE, made_with(lines)]
+    parts += [series(by(lines, key), key) for key in KEYS] + [FIGURE, made_with(lines)]
     return "\n\n".join(part for part in parts if part)
+
+
+def by(lines: Sequence[Mapping], key: str) -> list[Mapping]:
+    """The free runs that differ in how many examples, or in how many classes, they have."""
+    free = [line for line in lines if line["row"] in FREE]
+    if key == "classes":
+        return [line for line in free if line["examples"] == OF_CLASSES]
+    return [line for line in free if line["classes"] == 10 and line["examples"] in EXAMPLES]
 
 
 def accuracy_table(lines: Sequence[Mapping]) -> str:
@@ -177,21 +184,31 @@ def spent(line: Mapping, key: str) -> float:
 
 
 def series(lines: Sequence[Mapping], key: str) -> str:
-    """The final width by how much there is to learn, and its rank correlation."""
+    """The final width by how much there is to learn, and its rank correlation, for each policy."""
     if not lines:
         return ""
-    head = [key, "n", "hidden units at the end", "test %"]
+    head = [key, *(f"{ROWS[name]}: n, hidden units at the end, test %" for name in FREE)]
     table = [row(head), row(["---:"] * len(head))]
     for value, runs in sorted(grouped(lines, lambda line: line[key]).items()):
-        last = [line["sizes"][-1] for line in runs]
-        cells = [f"{value:,}", str(len(runs)), span([size["units"] for size in last])]
-        table.append(row([*cells, spread([percent(size) for size in last], 2)]))
-    pairs = [(line[key], line["sizes"][-1]["units"]) for line in lines]
-    if len(pairs) < FEWEST:
-        return "\n".join(table)
-    found = stats.spearmanr(*zip(*pairs, strict=True))
-    told = f"Rank correlation of {key} and width: {found.statistic:.2f} (n = {len(pairs)}, p {found.pvalue:.1g})."
-    return "\n".join([*table, "", told])
+        table.append(row([f"{value:,}", *(ends_cell([line for line in runs if line["row"] == name]) for name in FREE)]))
+    told = [correlation([line for line in lines if line["row"] == name], key) for name in FREE]
+    said = "; ".join(f"{ROWS[name]} {one}" for name, one in zip(FREE, told, strict=True) if one)
+    return "\n".join([*table, "", f"Rank correlation of {key} and width: {said}."] if said else table)
+
+
+def ends_cell(runs: Sequence[Mapping]) -> str:
+    """How many runs, with how many units they ended, and how good they were."""
+    if not runs:
+        return "-"
+    return f"{len(runs)}, {span(ends(runs))}, {spread([percent(line['sizes'][-1]) for line in runs], 2)}"
+
+
+def correlation(lines: Sequence[Mapping], key: str) -> str:
+    """Spearman's rank correlation, where there are runs enough."""
+    if len(lines) < FEWEST:
+        return ""
+    found = stats.spearmanr([line[key] for line in lines], ends(lines))
+    return f"{found.statistic:.2f} (n = {len(lines)}, p {found.pvalue:.1g})"
 
 
 def figures(lines: Sequence[Mapping]) -> dict[str, bytes]:
@@ -202,23 +219,24 @@ def figures(lines: Sequence[Mapping]) -> dict[str, bytes]:
 def drawn_widths(lines: Sequence[Mapping]) -> Figure:
     """Draw accuracy over hidden units, a line a run, then final widths over examples and classes."""
     whole = [line for line in lines if (line["examples"], line["classes"]) == (WHOLE[MNIST], 10)]
-    free = [line for line in lines if line["row"] == "outgrow"]
+    colors = dict(zip(ROWS, DISTINCT, strict=False))
     with rc_context(STYLE):
         figure = Figure(figsize=(9.6, 3.0), layout="constrained")
-        left, middle, right = figure.subplots(1, 3)
-        for (name, said), color in zip(ROWS.items(), DISTINCT, strict=False):
+        left, *others = figure.subplots(1, 3)
+        for name, said in ROWS.items():
             for at, line in enumerate(line for line in whole if line["row"] == name):
                 points = zip(*((size["units"], percent(size)) for size in line["sizes"]), strict=True)
-                left.plot(*points, ".-", color=color, linewidth=0.8, label=said if not at else None)
+                left.plot(*points, ".-", color=colors[name], linewidth=0.8, label=None if at else said)
         left.axhline(SHARE, color="#9aa3ad", linewidth=0.8, linestyle="--")
         left.set(xlabel="hidden units", ylabel="test accuracy, %", ylim=(88, 98.6))
         left.legend(fontsize=7)
-        by = [line for line in free if line["classes"] == 10 and line["examples"] in EXAMPLES]
-        middle.plot([line["examples"] for line in by], ends(by), "o", color=DISTINCT[0], markersize=4)
-        middle.set(xlabel="training examples", ylabel="hidden units at the end", xscale="log")
-        by = [line for line in free if line["examples"] == OF_CLASSES]
-        right.plot([line["classes"] for line in by], ends(by), "o", color=DISTINCT[0], markersize=4)
-        right.set(xlabel="classes", ylabel="hidden units at the end", xticks=CLASSES)
+        for axes, key in zip(others, KEYS, strict=True):
+            for name in FREE:
+                runs = [line for line in by(lines, key) if line["row"] == name]
+                axes.plot([line[key] for line in runs], ends(runs), "o", color=colors[name], markersize=4, alpha=0.6)
+            axes.set(xlabel=f"training {key}" if key == "examples" else key, ylabel="hidden units at the end")
+        others[0].set_xscale("log")
+        others[1].set_xticks(CLASSES)
     return figure
 
 
