@@ -11,13 +11,16 @@ figures.
 
 import argparse
 import inspect
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from runs import add, done, lines, results
 from seeds import EXPERIMENTS
 from seeds.growing import At
 
+ON_CPU = ("regression", "moons")  # too small for anything else
 RESULTS = Path(__file__).resolve().parent / "results"
 
 
@@ -29,14 +32,26 @@ def main() -> None:
     chosen = {key: value for key in ("rows", "epochs", "largest") if (value := getattr(options, key)) is not None}
     if unknown := set(chosen) - set(taken):
         raise SystemExit(f"{options.experiment} has no --{', --'.join(sorted(unknown))}")
+    if options.device != "cpu" and options.experiment in ON_CPU:
+        raise SystemExit(f"{options.experiment} runs on the CPU: leave --device out")
     file = options.results / f"seeds_{options.experiment}.jsonl"
     file.parent.mkdir(exist_ok=True)
     found = lines(file)
     todo = [job for job in experiment.jobs(options.seeds, **chosen) if not done(job, found)]
     print(f"{len(todo)} runs to do", flush=True)
-    for job, line in results(todo, partial(experiment.run, at=At(options.data, options.device)), options.workers):
-        add(file, line)
+    at = At(options.data, options.device, options.workers)
+    for job, line in results(todo, partial(experiment.run, at=at), options.workers):
+        if "failed" not in line:
+            add(file, line | {"command": command(options, chosen, job.seed)})
         print(f"{job}: {line.get('failed') or experiment.told(line)}", flush=True)
+
+
+def command(options: argparse.Namespace, chosen: Mapping[str, Any], seed: int) -> str:
+    """What repeats a run, and others beside it."""
+    words = [f"python benchmarks/reproduce.py {options.experiment} --data DIR --seeds {seed} --device {options.device}"]
+    for name, value in chosen.items():
+        words.append(f"--{name} {' '.join(value) if isinstance(value, list) else value}")
+    return " ".join(words)
 
 
 def parsed() -> argparse.Namespace:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))  # behind this folder: both have a zoo.py
 
@@ -17,11 +18,14 @@ import reproduce
 from seeds import EXPERIMENTS, cifar, growing, moons, networks, regression, transfer, width
 from tasks import Task
 
+from outgrow.grow import additions
+from outgrow.grow.sample import Batch
 from outgrow.grow.score import increase
+from outgrow.grow.step import objective_of
 from outgrow.net.places import places
 
-AT = growing.At(".", "cpu")
-MADE = {"torch": "2", "commit": "c", "hardware": "h"}
+AT = growing.At(".")
+MADE = {"torch": "2", "commit": "c", "hardware": "h", "device": "cpu", "workers": 1, "setup": []}
 SPENT = {"train_flops": 4 * 10**12, "seconds": 3600.0, "joules": {"value": 1000.0, "how": "modelled"}}
 
 
@@ -53,9 +57,10 @@ def test_the_score_over_the_plane_is_that_of_each_unit_by_itself(regressed):
         A, G = both.mT @ both / len(x), slope.mT @ both / len(x)
         expected = increase(A, regression.CURVATURE, G, c, p).score
         assert float(found[i, j]) == pytest.approx(expected, rel=1e-2, abs=1e-9)
-    assert 0 <= float(found.max()) <= ceiling
-    assert present <= ceiling
-    assert ceiling == pytest.approx(2 * float((net(x) - y).square().mean().detach()), rel=1e-4)
+    told = additions.ceiling(net, [Batch(x, y, len(x))], objective_of(nn.functional.mse_loss, None))
+    assert ceiling == pytest.approx(told, rel=1e-4)
+    assert 0 <= float(found.max()) <= ceiling / 2  # squares have the Hessian 2
+    assert 0 <= present <= ceiling / 2
 
 
 def test_a_copy_of_a_neuron_adds_nothing(monkeypatch):
@@ -71,7 +76,7 @@ def test_the_regression_grows_and_its_film_has_every_frame_up_to_the_last_additi
     assert regression.additions_at_once(regressed) <= regressed["bound"]
     moments = [seen["moment"] for seen in regressed["frames"]]
     assert moments.count("before") >= moments.count("after") > 0
-    shown = len(moments) - moments[::-1].index("after") - 1 + regression.AFTER
+    shown = len(moments) - moments[::-1].index("after") + regression.AFTER
     with Image.open(io.BytesIO(regression.film(regressed))) as film:
         assert film.n_frames == min(shown, len(moments))
     drawn = drawing.svg(regression.planes(regressed))
@@ -89,7 +94,7 @@ def test_no_runs_are_no_tables():
 
 def test_parameters_needed_are_the_fewest_of_any_epoch_that_was_good_enough():
     curve = [[1, 5_000, 0.65], [2, 8_000, 0.71], [3, 7_000, 0.70], [4, 9_000, 0.74]]
-    run = {"row": "secnn", "epochs": 4, "seed": 0, "curve": curve, "growths": {"widen": 3}, **MADE}
+    run = {"row": "secnn,share=1", "epochs": 4, "seed": 0, "curve": curve, "growths": {"widen": 3}, **MADE}
     run["sizes"] = [size(0.75, params=9_000)]
     assert cifar.needed([run], 70) == "7,000"
     assert cifar.needed([run, {**run, "curve": curve[:2]}], 70) == "7,500"
@@ -99,31 +104,34 @@ def test_parameters_needed_are_the_fewest_of_any_epoch_that_was_good_enough():
 
 
 def test_a_family_stands_beside_its_sweep_and_what_was_to_be_reached():
-    sizes = [size(0.6, params=4_990), size(0.7, params=14_800)]
+    sizes = [size(0.6, params=4_990, finished=True), size(0.8, params=5_100), size(0.7, params=14_800)]
     runs = [
         {"row": row, "epochs": 2, "seed": 0, "sizes_wanted": [5_000, 15_000], "sizes": sizes, "total": SPENT, **MADE}
         for row in ("family", "alone")
     ]
     told = cifar.tables(runs)
     assert "| to be reached | - | - | 70 | 80 | - | - | - |" in told
-    assert told.count("| 60.00 | 70.00 | 4 | 1.00 | 1 |") == 2
+    assert told.count("| 60.00 | 70.00 | 4 | 1.00 | 1.0 |") == 2
+    other = [{**run, "sizes_wanted": [5_000], "workers": 5} for run in runs]  # of another command
+    told = cifar.tables([*runs, *other])
+    assert told.count("| 60.00 | 70.00 | 4 | 1.00 | 1.0 |") == 2
+    assert told.count("| 60.00 | 4 | - | - |") == 2
     assert drawing.svg(cifar.fronts(runs)) == drawing.svg(cifar.fronts(runs))
 
 
 def test_widths_are_compared_where_all_runs_have_them():
     known = {"examples": width.WHOLE[width.MNIST], "classes": 10, **MADE}
-    runs = [
-        {**known, "row": row, "seed": seed, "sizes": [size(0.96, units=10), size(0.98, units=20 + 10 * odd * seed)]}
-        for row, odd in (("outgrow", 1), ("family", 0), ("alone", 0))
-        for seed in range(2)
-    ]
+    sizes = [size(0.96 + 0.005 * at, units=units) for at, units in enumerate(width.UNITS)]
+    runs = [{**known, "row": row, "seed": seed, "sizes": sizes} for row in ("family", "alone") for seed in range(2)]
+    free = [[size(0.96, units=10), size(0.98, units=units)] for units in (20, 30)]
+    runs += [{**known, "row": "outgrow", "seed": seed, "sizes": one} for seed, one in enumerate(free)]
     free, family, _ = [line.split(" | ") for line in width.accuracy_table(runs).splitlines()[2:]]
-    assert free[2:5] == ["96.00 +- 0.00", "-", "-"]
-    assert family[2:5] == ["96.00 +- 0.00", "98.00 +- 0.00", "-"]
-    assert free[9:12] == ["20 (20 to 30)", "98.00 +- 0.00", "20 (20 to 30) |"]
+    assert free[2:] == [*["-"] * 8, "20 (20 to 30)", "98.00 +- 0.00 |"]
+    assert family[2:5] == ["96.00 +- 0.00", "96.50 +- 0.00", "97.00 +- 0.00"]
+    assert family[9:] == ["40", "-", "- |"]
     told = width.energy_sentence([{**run, "total": SPENT} if run["row"] == "family" else run for run in runs])
-    assert "50 +- 0 % of its FLOPs" in told  # each size of a sweep has its own account
-    assert "50 +- 0 % of its joules (modelled; n = 2)" in told
+    assert "14 +- 0 % of its FLOPs" in told  # a seventh: each width of a sweep has an account of its own
+    assert "14 +- 0 % of its joules (modelled; n = 2)" in told
 
 
 def test_the_width_is_set_against_what_there_is_to_learn():
@@ -156,7 +164,7 @@ def test_moons_start_as_a_linear_map_and_keep_maps(monkeypatch):
     line = moons.run(moons.Job(moons.ROWS[0], 0), AT)
     assert line["growths"] > 0
     assert all(len(one["map"]) == moons.GRID**2 for one in line["maps"])
-    assert drawing.svg(moons.boundaries(line)).count("step ") == len(line["maps"])
+    assert drawing.svg(moons.boundaries([line])).count("step ") == len(line["maps"])
 
 
 def test_secnns_network_takes_channels_and_layers():
@@ -166,7 +174,7 @@ def test_secnns_network_takes_channels_and_layers():
     assert [place.name for place in found if place.growable] == ["0.2", "2.2", "4.2"]
 
 
-@pytest.mark.parametrize("row", ["outgrow", "family", "alone"])
+@pytest.mark.parametrize("row", ["outgrow,depth=true", "family", "alone"])
 def test_runs_on_images_make_lines_that_tables_take(monkeypatch, row):
     monkeypatch.setattr(cifar, "CIFAR", "digits")
     monkeypatch.setattr(cifar, "SECNN_SIZE", 8_000)
@@ -199,6 +207,19 @@ def test_only_some_digits_are_left():
 # the command
 
 
+def test_a_run_that_fails_leaves_no_line_and_one_that_does_not_says_what_repeats_it(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(sys, "argv", ["reproduce.py", "moons", "--rows", "a", "b", "--results", str(tmp_path)])
+    kept, failed = moons.Job("a", 0), moons.Job("b", 0)
+    line = {"layers": [2], "params": 9, "accuracy": 0.5}
+    lines = [(kept, {**kept.key(), **line}), (failed, {**failed.key(), "failed": "why"})]
+    monkeypatch.setattr(reproduce, "results", lambda todo, run, workers: lines)
+    reproduce.main()
+    assert "moons, b, seed 0: why" in capsys.readouterr().out
+    (told,) = (tmp_path / "seeds_moons.jsonl").read_text().splitlines()
+    command = "python benchmarks/reproduce.py moons --data DIR --seeds 0 --device cpu --rows a b"
+    assert json.loads(told) == {**lines[0][1], "command": command}
+
+
 def test_what_is_there_is_not_done_again_and_unknown_options_are_refused(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(sys, "argv", ["reproduce.py", "regression", "--results", str(tmp_path)])
     (tmp_path / "seeds_regression.jsonl").write_text(json.dumps(regression.Job(0).key()) + "\n")
@@ -206,4 +227,7 @@ def test_what_is_there_is_not_done_again_and_unknown_options_are_refused(monkeyp
     assert capsys.readouterr().out == "0 runs to do\n"
     monkeypatch.setattr(sys, "argv", ["reproduce.py", "regression", "--epochs", "3"])
     with pytest.raises(SystemExit, match="regression has no --epochs"):
+        reproduce.main()
+    monkeypatch.setattr(sys, "argv", ["reproduce.py", "moons", "--device", "cuda"])
+    with pytest.raises(SystemExit, match="moons runs on the CPU"):
         reproduce.main()

@@ -1,12 +1,13 @@
 """CIFAR-10, the growing network (SECNN's table, and SENN's setting): parameters needed for an accuracy.
 
-Rows: SECNN's seed network with its policy, as published and with a threshold that it reaches here, and with the default
-policy; our seed network and its family; and plain networks of the family's sizes under the same recipe.
+Rows: SECNN's seed network with its policy, at the published threshold and at one that it reaches here, and with the
+default policy; our seed network and its family; and plain networks of the family's sizes under the same recipe.
 """
 
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from operator import itemgetter
 
 from cells import grouped, made_with, row, span, spread
@@ -18,21 +19,22 @@ from tasks import CIFAR, Task
 from outgrow.data import Dataset
 from outgrow.models import Seed, imported_seed
 from outgrow.train.alone import train_alone
+from outgrow.train.energy import added
 from outgrow.train.recipe import Recipe
 from outgrow.train.uniform import uniform
-from seeds.growing import At, grown, made
+from seeds.growing import At, grown, newest, percent
 
 SIZES = (5_000, 15_000, 30_000, 62_000, 160_000)
-WIDTHS = (3, 6, 12)
+WIDTHS, BATCH = (3, 6, 12), 128
 SECNN_SIZE = 62_698  # of SECNN's best, mean over five runs
 ROWS = {
-    "secnn": "SECNN's seed network, `secnn`",
-    "secnn,tau=1.1": "the same, a threshold of 1.1",
-    "outgrow": "the same network, the default policy",
+    "secnn,share=1": "SECNN's seed network, `secnn`, no limit",
+    "secnn,share=1,tau=1.1": "the same, a threshold of 1.1 in place of 2",
+    "outgrow,depth=true": "the same network, the default policy with blocks, at most 62,698 parameters",
     "family": "our seed network, its family",
     "alone": "plain networks of its sizes, each by itself",
 }
-WATCHED = ("secnn", "secnn,tau=1.1", "outgrow")
+WATCHED = tuple(ROWS)[:3]
 PUBLISHED = ("11,360", "33,655", "84.1", "62,698")
 SECNN = ((11_360, 33_655, 62_698), (70, 80, 84.1))
 TARGETS = {70.0: 5_000, 80.0: 15_000, 84.1: 30_000, 88.0: 62_000, 92.0: 160_000}
@@ -59,7 +61,8 @@ class Job:
     def key(self) -> dict:
         """Return what makes two runs the same, as JSON."""
         sizes = list(self.sizes) if self.row in ("family", "alone") else []
-        return {"row": self.row, "epochs": self.epochs, "sizes_wanted": sizes, "seed": self.seed}
+        setup = [list(WIDTHS), BATCH, SECNN_SIZE]
+        return {"row": self.row, "epochs": self.epochs, "sizes_wanted": sizes, "seed": self.seed, "setup": setup}
 
     def __str__(self) -> str:
         return f"{self.row}, {self.epochs} epochs, seed {self.seed}"
@@ -80,7 +83,7 @@ def jobs(seeds: Sequence[int], rows: Sequence[str] = (), epochs: int | None = No
 
 def run(job: Job, at: At) -> dict:
     """Train; return the line."""
-    task = Task(CIFAR, "resnet", job.epochs, 128, widths=WIDTHS)
+    task = Task(CIFAR, "resnet", job.epochs, BATCH, widths=WIDTHS)
     data = task.load(at.data)
     if job.row in WATCHED:
         mean, std = data.input_statistics()
@@ -92,7 +95,7 @@ def run(job: Job, at: At) -> dict:
         told = grown(data, task.network(data), task.recipe, "outgrow", job.seed, at.device, sizes=job.sizes)
     else:
         told = alone(data, task.network(data), task.recipe, job, at.device)
-    return {**job.key(), **told, "device": at.device, **made()}
+    return {**job.key(), **told, **at.made()}
 
 
 def alone(data: Dataset, network: Seed, recipe: Recipe, job: Job, device: str) -> dict:
@@ -102,8 +105,7 @@ def alone(data: Dataset, network: Seed, recipe: Recipe, job: Job, device: str) -
         wide = uniform(network, params)
         sizes.append({"widths": wide.widths, **train_alone(data, wide, recipe, seed=job.seed, device=device)})
     spent = {key: sum(one[key] for one in sizes) for key in ("train_flops", "seconds")}
-    joules = sum(one["joules"]["value"] for one in sizes)
-    return {"sizes": sizes, "total": {**spent, "joules": {**sizes[0]["joules"], "value": joules}}}
+    return {"sizes": sizes, "total": {**spent, "joules": added(one["joules"] for one in sizes)}}
 
 
 def told(line: Mapping) -> str:
@@ -115,28 +117,22 @@ def tables(lines: Sequence[Mapping]) -> str:
     """Accuracy and parameters of every row; what was to be reached; what the family took beside the sweep."""
     if not lines:
         return "No runs yet."
+    lines = newest(lines)
     watched = [line for line in lines if line["row"] in WATCHED]
-    sized = [line for line in lines if line["row"] not in WATCHED]
-    parts = [watched_table(watched), *(sizes_table(runs) for runs in grouped(sized, length).values())]
-    return "\n\n".join([*parts, made_with(lines)])
+    sized = grouped([line for line in lines if line["row"] not in WATCHED], sweep)
+    return "\n\n".join([watched_table(watched), *map(sizes_table, sized.values()), made_with(lines)])
 
 
-def length(line: Mapping) -> int:
-    """Epochs of a run."""
-    return line["epochs"]
+def sweep(line: Mapping) -> tuple:
+    """What a family and the networks beside it have in common: epochs and sizes."""
+    return (line["epochs"], *line["sizes_wanted"])
 
 
 def watched_table(lines: Sequence[Mapping]) -> str:
     """SECNN's table: parameters needed for accuracies, by its own count and by what a run leaves in the end."""
-    head = [
-        "network, policy",
-        "epochs",
-        "n",
-        "parameters for 70 %, best epoch on test",
-        "for 80 %",
-        "best epoch, test %",
-    ]
-    head += ["at parameters", "last epoch, test %", "averaged weights, test %", "parameters", "channels, layers added"]
+    head = ["network, policy", "epochs", "n", *(f"parameters for {share:g} %, best epoch on test" for share in CLAIMED)]
+    head += ["best epoch, test %", "at parameters", "last epoch, test %", "averaged weights, test %", "parameters"]
+    head.append("growths in width, in depth")
     table = [row(head), row(["---", *["---:"] * (len(head) - 1)])]
     published = ["SECNN, published", "300", "5", *PUBLISHED]
     table.append(row([*published, *["-"] * (len(head) - len(published))]))
@@ -158,31 +154,40 @@ def needed(runs: Sequence[Mapping], share: float) -> str:
     return "-" if None in fewest else f"{statistics.mean(fewest):,.0f}"
 
 
-def percent(size: Mapping) -> float:
-    """Test accuracy [%]."""
-    return 100 * size["test"]["accuracy"]
-
-
 def sizes_table(lines: Sequence[Mapping]) -> str:
     """The family beside its sizes, each by itself, and what was to be reached."""
-    wanted = max((line["sizes_wanted"] for line in lines), key=len)
-    head = ["network", "epochs", "n", *(f"{size:,} parameters: test %" for size in wanted), "TFLOP", "hours", "kJ"]
-    table = [row(head), row(["---", *["---:"] * (len(head) - 1)])]
+    wanted = lines[0]["sizes_wanted"]
+    head = ["network", "epochs", "n", *(f"about {size:,} parameters: test %" for size in wanted), "TFLOP"]
+    table = [row([*head, "hours", "kJ"]), row(["---", *["---:"] * (len(head) + 1)])]
     for name, runs in grouped(lines, lambda line: line["row"]).items():
         columns = [spread([percent(of_size(line, size)) for line in runs], 2) for size in wanted]
-        spent = [line["total"] for line in runs]
         cells = [ROWS[name], str(runs[0]["epochs"]), str(len(runs)), *columns]
-        cells += [f"{statistics.mean(one['train_flops'] for one in spent) / 1e12:,.0f}"]
-        cells += [f"{statistics.mean(one['seconds'] for one in spent) / 3600:.2f}"]
-        table.append(row([*cells, f"{statistics.mean(one['joules']['value'] for one in spent) / 1e3:,.0f}"]))
+        cells += [f"{statistics.mean(line['total']['train_flops'] for line in runs) / 1e12:,.0f}", *shared(runs)]
+        table.append(row(cells))
     goals = {size: share for share, size in TARGETS.items()}
     table.append(row(["to be reached", "-", "-", *(f"{goals[size]:g}" for size in wanted), "-", "-", "-"]))
-    return "\n".join(table)
+    how = sorted({line["total"]["joules"]["how"] for line in lines})
+    return "\n".join([*table, "", f"Energy: {'; '.join(how)}."])
+
+
+def shared(runs: Sequence[Mapping]) -> list[str]:
+    """Time and energy, where runs did not share the machine."""
+    alone = [line["total"] for line in runs if line["workers"] == 1]
+    if not alone:
+        return ["-", "-"]
+    hours = statistics.mean(one["seconds"] for one in alone) / 3600
+    return [f"{hours:.2f}", f"{statistics.mean(one['joules']['value'] for one in alone) / 1e3:,.1f}"]
 
 
 def of_size(line: Mapping, wanted: int) -> Mapping:
-    """The size that comes closest to a number of parameters."""
-    return min(line["sizes"], key=lambda size: abs(size["params"] - wanted))
+    """The finished size that comes closest to a number of parameters."""
+    return min(finished(line), key=lambda size: abs(size["params"] - wanted))
+
+
+def finished(line: Mapping) -> list[Mapping]:
+    """The sizes that were trained to their end: of a family the last one and those with a branch, else all."""
+    sizes = line["sizes"]
+    return [size for size in sizes if size.get("finished") or size is sizes[-1] or line["row"] != "family"]
 
 
 def figures(lines: Sequence[Mapping]) -> dict[str, bytes]:
@@ -195,10 +200,11 @@ def fronts(lines: Sequence[Mapping]) -> Figure:
     with rc_context(STYLE):
         figure = Figure(figsize=(6.4, 3.6), layout="constrained")
         axes = figure.subplots()
-        for (name, said), color in zip(ROWS.items(), DISTINCT, strict=False):
-            for at, line in enumerate(line for line in lines if line["row"] == name):
-                points = sorted((size["params"], percent(size)) for size in line["sizes"])
-                label = f"{said}, {line['epochs']} epochs" if not at else None
+        groups = grouped(newest(lines), lambda line: (line["row"], line["epochs"]))
+        for ((name, epochs), runs), color in zip(groups.items(), cycle(DISTINCT), strict=False):
+            for at, line in enumerate(runs):
+                points = sorted((size["params"], percent(size)) for size in finished(line))
+                label = None if at else f"{ROWS[name]}, {epochs} epochs"
                 axes.plot(*zip(*points, strict=True), ".-", color=color, linewidth=0.8, label=label)
         axes.plot(SECNN[0], SECNN[1], "x", color="#20262d", label="SECNN, published, 300 epochs, best epoch")
         axes.set(xscale="log", xlabel="parameters", ylabel="test accuracy, %")

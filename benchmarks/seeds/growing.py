@@ -13,7 +13,7 @@ from grow import commit, hardware
 from outgrow.data import Dataset
 from outgrow.grow.budget import Budget
 from outgrow.models import SeedNetwork
-from outgrow.registry import policy_of
+from outgrow.registry import Maker, policy_of
 from outgrow.train.branch import Branches
 from outgrow.train.evaluate import evaluate, loss_of
 from outgrow.train.finish import RESERVED, wanted
@@ -23,7 +23,7 @@ from outgrow.train.recipe import Recipe
 from outgrow.train.trainer import Trainer
 from outgrow.values import settings
 
-KEPT = ("params", "flops", "axes", "epoch", "validation", "test", "train_flops", "seconds")
+KEPT = ("name", "finished", "params", "flops", "axes", "epoch", "validation", "test", "train_flops", "seconds")
 SPENT = ("train_flops", "check_flops", "seconds", "check_seconds", "joules")
 
 
@@ -34,10 +34,18 @@ class At:
     Args:
         data: Folder of the data sets.
         device: Where to train.
+        workers: How many runs there are at a time, which share time and energy.
     """
 
     data: str
-    device: str
+    device: str = "cpu"
+    workers: int = 1
+
+    def made(self) -> dict[str, Any]:
+        """What a line was measured with."""
+        device = torch.cuda.get_device_name() if self.device.startswith("cuda") else self.device
+        about = {"torch": torch.__version__, "commit": commit(), "hardware": hardware()}
+        return {"device": device, "workers": self.workers, **about}
 
 
 def grown(
@@ -71,7 +79,6 @@ def grown(
     """
     curve: list[tuple[float, int, float]] = []
     growths: Counter[str] = Counter()
-    name, *words = policy.split(",")
 
     def hear(record: Mapping[str, Any]) -> None:
         growths.update(growth["kind"] for growth in record.get("growths", ()))
@@ -91,7 +98,7 @@ def grown(
             sizes=sizes,
             seed=seed,
             device=device,
-            policy=policy_of(name, settings(tuple(words), "the policy")),
+            policy=policy_named(policy),
             policy_name=policy,
             on_record=hear,
         )
@@ -100,7 +107,7 @@ def grown(
             branches = Branches(data, network, recipe, out, seed=seed, device=device)
             family = branches.run(wanted(branches.sizes, sizes))
     return {
-        "sizes": [{key: entry[key] for key in KEPT} for entry in family["sizes"]],
+        "sizes": [{key: entry[key] for key in KEPT if key in entry} for entry in family["sizes"]],
         "total": {key: family["total"][key] for key in SPENT if key in family["total"]},
         "growths": dict(growths),
         **({"curve": curve} if watched else {}),
@@ -114,6 +121,18 @@ def seen(trainer: Trainer, data: Dataset, recipe: Recipe) -> float:
     return evaluate(trainer.model, test, loss_of(data), data.task)["accuracy"]
 
 
-def made() -> dict[str, str]:
-    """What a line was measured with."""
-    return {"torch": torch.__version__, "commit": commit(), "hardware": hardware()}
+def policy_named(row: str) -> Maker:
+    """What makes the policy of a row: its name, options behind commas."""
+    name, *words = row.split(",")
+    return policy_of(name, settings(tuple(words), "the policy"))
+
+
+def newest(lines: Sequence[Mapping]) -> list[Mapping]:
+    """The lines of the newest setup, in the order of their seeds."""
+    kept = [line for line in lines if line["setup"] == lines[-1]["setup"]]
+    return sorted(kept, key=lambda line: line["seed"])
+
+
+def percent(size: Mapping) -> float:
+    """Test accuracy [%]."""
+    return 100 * size["test"]["accuracy"]

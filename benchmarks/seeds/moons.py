@@ -21,13 +21,11 @@ from torch import Tensor, nn
 from outgrow import Grower
 from outgrow.grow.policy import Timetable
 from outgrow.models.rational import Rational
-from outgrow.registry import policy_of
-from outgrow.values import settings
-from seeds.growing import At, made
+from seeds.growing import At, newest, policy_named
 
 POINTS, NOISE, TEST = 200, 0.3, 10_000
 STEPS, LOOK, EPOCH = 500, 20, 50  # of a run, from one look to the next, and what counts as an epoch
-ROWS = ("outgrow,depth=true,price=0.003", "senn,alpha=0.025,bound=true")
+ROWS = ("outgrow,depth=true,price=0.003", "senn-paper,depth=true,alpha=0.025")
 GRID, RIGHT, UP = 48, (-1.9, 2.9), (-1.5, 2.0)  # points of the map each way, and its ends
 COLUMNS = 6  # panels
 COLORS = ("#2563eb", "#c2570c")
@@ -76,8 +74,7 @@ def run(job: Job, at: At) -> dict:
     held_out, test = points(job.seed + 1_000), points(job.seed + 2_000, TEST)
     net = network()
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-2)
-    name, *words = job.row.split(",")
-    policy = policy_of(name, settings(tuple(words), "the policy"))(Timetable())
+    policy = policy_named(job.row)(Timetable(epochs=STEPS // EPOCH, seed=job.seed))
     grower = Grower(net, optimizer, F.cross_entropy, x[:1], policy=policy, sample=POINTS // 2, seed=job.seed)
     maps = []
     for step in range(1, STEPS + 1):
@@ -101,7 +98,7 @@ def run(job: Job, at: At) -> dict:
         "accuracy": accuracy(net, *test),
         "train_accuracy": accuracy(net, x, y),
         "maps": maps if job.seed == 0 else [],
-        **made(),
+        **at.made(),
     }
 
 
@@ -141,6 +138,7 @@ def tables(lines: Sequence[Mapping]) -> str:
     """One row a policy: layers, widths and accuracy over seeds."""
     if not lines:
         return "No runs yet."
+    lines = newest(lines)
     head = [
         "policy",
         "n",
@@ -161,22 +159,23 @@ def tables(lines: Sequence[Mapping]) -> str:
 
 
 def figures(lines: Sequence[Mapping]) -> dict[str, bytes]:
-    """The decision boundary before each growth and at the end, of the first seed under the default policy."""
-    drawn = [line for line in lines if line["maps"] and line["row"] == ROWS[0]]
-    return {"seeds_moons.svg": svg(boundaries(drawn[0])).encode()} if drawn else {}
+    """The decision boundary before each growth and at the end, of the first seed."""
+    drawn = [line for line in newest(lines) if line["maps"]] if lines else []
+    return {"seeds_moons.svg": svg(boundaries(drawn)).encode()} if drawn else {}
 
 
-def boundaries(line: Mapping) -> Figure:
-    """Draw the maps, a panel each."""
-    x, y = points(line["seed"])
-    count = len(line["maps"])
+def boundaries(lines: Sequence[Mapping]) -> Figure:
+    """Draw the maps, a row of panels each line; of more than fit, the last ones."""
+    columns = min(max(len(line["maps"]) for line in lines), COLUMNS)
     with rc_context(STYLE):
-        figure = Figure(figsize=(1.9 * min(count, COLUMNS), 1.75 * -(-count // COLUMNS)), layout="constrained")
-        panels = list(figure.subplots(-(-count // COLUMNS), min(count, COLUMNS), squeeze=False).flat)
-        for axes, shown in zip(panels, line["maps"], strict=False):
-            draw_map(axes, shown, x, y)
-        for axes in panels[count:]:
-            axes.set_axis_off()
+        figure = Figure(figsize=(1.9 * columns, 1.8 * len(lines)), layout="constrained")
+        for line, panels in zip(lines, figure.subplots(len(lines), columns, squeeze=False), strict=True):
+            shown = line["maps"][-columns:]
+            panels[0].set_ylabel(line["row"].partition(",")[0])
+            for axes, one in zip(panels, shown, strict=False):
+                draw_map(axes, one, *points(line["seed"]))
+            for axes in panels[len(shown) :]:
+                axes.set_axis_off()
     return figure
 
 

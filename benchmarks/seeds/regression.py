@@ -25,14 +25,17 @@ from torch import Tensor, nn
 from outgrow import Grower
 from outgrow.grow.policies.senn import Senn
 from outgrow.grow.score import total
-from seeds.growing import At, made
+from seeds.growing import At, newest
 from seeds.networks import Bump
 
 POINTS, REACH, NOISE = 50, 4.0, 0.03
+FINE = 400  # points of a curve
+FAR = 6.0  # places go further than the points
 LOOKS, STEPS = 24, 100  # steps from one look to the next
 PER_LOOK = 2  # frames
 TAU, ALPHA = 1.0, 2.5e-3  # as published
-PLACES, SCALES = torch.linspace(-REACH, REACH, 121).double(), torch.logspace(-1, 0.6, 61).double()
+INIT, RATE = "mixed", 2e-2  # how units are proposed; of Adam
+PLACES, SCALES = torch.linspace(-FAR, FAR, 121).double(), torch.logspace(-1, 1, 61).double()
 CURVATURE, RIDGE = torch.tensor([[2.0]]).double(), 1e-6  # of the squared error; share of a new feature's moment
 SHADES = (-4.0, -0.4)  # of scores: powers of ten, in shares of lambda
 SHADING = mpl.colormaps["Blues"].resampled(12)
@@ -54,7 +57,7 @@ class Job:
 
     def key(self) -> dict:
         """Return what makes two runs the same, as JSON."""
-        return {"seed": self.seed, "setup": [POINTS, NOISE, LOOKS, STEPS, TAU, ALPHA]}
+        return {"seed": self.seed, "setup": [POINTS, NOISE, LOOKS, STEPS, PER_LOOK, TAU, ALPHA, INIT, RATE]}
 
     def __str__(self) -> str:
         return f"regression, seed {self.seed}"
@@ -89,8 +92,8 @@ def run(job: Job, at: At) -> dict:
     torch.manual_seed(job.seed)
     x, y = points(job.seed)
     net = network()
-    optimizer = torch.optim.Adam(net.parameters(), lr=2e-2)
-    policy = Senn(tau=TAU, alpha=ALPHA, init="mixed", depth=False)
+    optimizer = torch.optim.Adam(net.parameters(), lr=RATE)
+    policy = Senn(tau=TAU, alpha=ALPHA, init=INIT, depth=False)
     grower = Grower(
         net, optimizer, F.mse_loss, x[:1], policy=policy, sample=2 * POINTS, seed=job.seed,
         before_growth=lambda verdict: frames.append(frame(net, step, "before")),
@@ -104,7 +107,8 @@ def run(job: Job, at: At) -> dict:
             frames.append(frame(net, step, ""))
         if step % STEPS == 0 and grower.check([(x, y)] * 4).growths:
             frames.append(frame(net, step, "after"))
-    errors = {"rmse": F.mse_loss(net(x), y), "rmse_true": F.mse_loss(net(x), target(x))}
+    fine = torch.linspace(-REACH, REACH, FINE)[:, None]
+    errors = {"rmse": F.mse_loss(net(x), y), "rmse_true": F.mse_loss(net(fine), target(fine))}
     return {
         **job.key(),
         "units": net[0].out_features,
@@ -116,7 +120,7 @@ def run(job: Job, at: At) -> dict:
         ],
         "bound": policy.most,
         "frames": frames,
-        **made(),
+        **at.made(),
     }
 
 
@@ -129,6 +133,11 @@ def frame(net: nn.Sequential, step: int, moment: str) -> dict:
     """The weights at a moment, rounded."""
     weights = [net[0].weight[:, 0], net[0].bias, net[2].weight[0], net[2].bias]
     return {"step": step, "moment": moment, "weights": [[round(v, 5) for v in one.tolist()] for one in weights]}
+
+
+def units_of(seen: Mapping) -> int:
+    """How many units there are at a moment."""
+    return len(seen["weights"][0])
 
 
 def of_frame(seen: Mapping) -> nn.Sequential:
@@ -148,8 +157,8 @@ def landscape(net: nn.Sequential, x: Tensor, y: Tensor) -> tuple[Tensor, float, 
     `outgrow.grow.score.increase` for many single columns at once: one output, of curvature 2.
 
     Returns:
-        The scores [scales, places], that of the present weights of the output layer, and the ceiling, SENN's lambda
-        [nats].
+        The scores [scales, places], that of the present weights of the output layer, and SENN's lambda, the mean
+        squared gradient at the output [nats].
     """
     c = torch.cat([net[1](net[0](x)), torch.ones_like(x)], 1).double()
     slope = 2 * (net(x) - y).double() / len(x)
@@ -162,7 +171,7 @@ def landscape(net: nn.Sequential, x: Tensor, y: Tensor) -> tuple[Tensor, float, 
     return (
         (C[:, 0].square() / 2 / (perp + RIDGE * moment)),
         total(A, CURVATURE, G),
-        float(slope.square().sum() * len(x) / 2),
+        float(slope.square().sum() * len(x)),
     )
 
 
@@ -170,6 +179,7 @@ def tables(lines: Sequence[Mapping]) -> str:
     """One row: how many units, and how good the fit is, over seeds."""
     if not lines:
         return "No runs yet."
+    lines = newest(lines)
     head = [
         "n",
         "units at the end",
@@ -193,20 +203,21 @@ def figures(lines: Sequence[Mapping]) -> dict[str, bytes]:
     """The plane before and after each addition, and the whole run as a film; of the first seed."""
     if not lines:
         return {}
-    return {"seeds_regression.svg": svg(planes(lines[0])).encode(), "seeds_regression.gif": film(lines[0])}
+    first = newest(lines)[0]
+    return {"seeds_regression.svg": svg(planes(first)).encode(), "seeds_regression.gif": film(first)}
 
 
 def planes(line: Mapping) -> Figure:
     """Fit and plane before and after each addition, one column each."""
     x, y = points(line["seed"])
-    kept = [(seen, after) for seen, after in pairs(line)]
+    kept = pairs(line)
     with rc_context(STYLE):
         figure = Figure(figsize=(2.4 * len(kept) + 0.6, 5.4), layout="constrained")
         panels = figure.subplots(3, len(kept), squeeze=False, sharex=True, sharey="row")
         for column, (seen, after) in zip(panels.T, kept, strict=True):
             draw_fit(column[0], of_frame(seen), x, y)
             draw_plane(column[1], of_frame(seen), x, y)
-            draw_plane(column[2], of_frame(after), x, y, newest=True)
+            draw_plane(column[2], of_frame(after), x, y, newest=units_of(after) - units_of(seen))
             column[0].set_title(f"step {seen['step']:,}")
             column[2].set_xlabel("place")
         for axes, label in zip(panels[:, 0], ("fit before", "before: scale", "after: scale"), strict=True):
@@ -226,12 +237,13 @@ def pairs(line: Mapping) -> list[tuple[Mapping, Mapping]]:
 def film(line: Mapping) -> bytes:
     """The run as an animated GIF, frame by frame."""
     x, y = points(line["seed"])
-    shown = line["frames"][: AFTER + max(i for i, seen in enumerate(line["frames"]) if seen["moment"])]
+    shown = line["frames"][: 1 + AFTER + max(i for i, seen in enumerate(line["frames"]) if seen["moment"])]
     with rc_context(STYLE):
         figure = Figure(figsize=(7.2, 2.7), dpi=90)
         canvas, panels = FigureCanvasAgg(figure), figure.subplots(1, 2)
         figure.subplots_adjust(left=0.05, right=0.985, top=0.9, bottom=0.17, wspace=0.16)
-        images = [image_of(canvas, panels, seen, x, y) for seen in shown]
+        before = [shown[0], *shown]
+        images = [image_of(canvas, panels, *pair, x, y) for pair in zip(before, shown, strict=False)]
     durations = [LONG if seen["moment"] else SHORT for seen in shown]
     file = io.BytesIO()
     options = {"append_images": images[1:], "duration": [*durations[:-1], LAST], "loop": 0}
@@ -239,14 +251,16 @@ def film(line: Mapping) -> bytes:
     return file.getvalue()
 
 
-def image_of(canvas: FigureCanvasAgg, panels: Sequence[Axes], seen: Mapping, x: Tensor, y: Tensor) -> Image.Image:
-    """Draw a frame."""
+def image_of(
+    canvas: FigureCanvasAgg, panels: Sequence[Axes], before: Mapping, seen: Mapping, x: Tensor, y: Tensor
+) -> Image.Image:
+    """Draw a frame; what came in since the one before has another colour."""
     for axes in panels:
         axes.clear()
     left, right = panels
     net = of_frame(seen)
     draw_fit(left, net, x, y)
-    draw_plane(right, net, x, y, newest=seen["moment"] == "after")
+    draw_plane(right, net, x, y, newest=units_of(seen) - units_of(before))
     left.set_title(f"step {seen['step']:,}, units: {net[0].out_features}", loc="left")
     right.set_title(MOMENTS[seen["moment"]], loc="left")
     right.set(xlabel="place of a new unit")
@@ -257,7 +271,7 @@ def image_of(canvas: FigureCanvasAgg, panels: Sequence[Axes], seen: Mapping, x: 
 
 def draw_fit(axes: Axes, net: nn.Sequential, x: Tensor, y: Tensor) -> None:
     """Draw points, what is to be learned, the fit, and where the neurons are."""
-    fine = torch.linspace(-REACH, REACH, 400)[:, None]
+    fine = torch.linspace(-REACH, REACH, FINE)[:, None]
     with torch.no_grad():
         curves = (fine, target(fine)), (x, y), (fine, net(fine))
     looks = {"color": GREY, "linewidth": 1}, {"marker": "o", "color": INK, "markersize": 1.8, "linestyle": "none"}
@@ -268,26 +282,30 @@ def draw_fit(axes: Axes, net: nn.Sequential, x: Tensor, y: Tensor) -> None:
     axes.set(ylim=(-1.8, 2.0), xlim=(-REACH, REACH))
 
 
-def draw_plane(axes: Axes, net: nn.Sequential, x: Tensor, y: Tensor, newest: bool = False) -> None:
-    """Draw what a new unit would add, as a share of lambda; a line around where both thresholds are passed."""
+def draw_plane(axes: Axes, net: nn.Sequential, x: Tensor, y: Tensor, newest: int = 0) -> None:
+    """Draw what a new unit would add, as a share of lambda; a line around where both thresholds are passed.
+
+    Units outside of the plane stand at its edge; the newest ones have another colour.
+    """
     scores, present, ceiling = landscape(net, x, y)
     passes = scores / max(ALPHA * ceiling, TAU * present)
     bottom, top = math.log10(SCALES[0]), math.log10(SCALES[-1])
-    axes.imshow((scores / ceiling).log10().numpy(), origin="lower", extent=(-REACH, REACH, bottom, top), aspect="auto",
+    axes.imshow((scores / ceiling).log10().numpy(), origin="lower", extent=(-FAR, FAR, bottom, top), aspect="auto",
                 interpolation="none", cmap=SHADING, vmin=SHADES[0], vmax=SHADES[1])  # fmt: skip
     if passes.max() > 1:
         axes.contour(
             *(one.numpy() for one in (PLACES, SCALES.log10(), passes)), levels=[1], colors=ORANGE, linewidths=1
         )
     places, scales = where(net)
-    axes.plot(places, scales, "o", color=INK, markersize=3)
-    if newest:
-        axes.plot(places[-1:], scales[-1:], "o", color=ORANGE, markersize=5)
-    axes.set(xlim=(-REACH, REACH), ylim=(bottom, top), yticks=[-1, 0, 0.477], yticklabels=["0.1", "1", "3"])
+    old = len(places) - newest
+    axes.plot(places[:old], scales[:old], "o", color=INK, markersize=3)
+    axes.plot(places[old:], scales[old:], "o", color=ORANGE, markersize=5)
+    axes.set(xlim=(-FAR, FAR), ylim=(bottom, top), yticks=[-1, 0, 1], yticklabels=["0.1", "1", "10"])
     axes.grid(visible=False)
 
 
 def where(net: nn.Sequential) -> tuple[list[float], list[float]]:
-    """Places of the neurons, and the logarithms of their scales."""
+    """Places of the neurons, and the logarithms of their scales, within the plane or at its edge."""
     weight, bias = net[0].weight[:, 0].detach(), net[0].bias.detach()
-    return (-bias / weight).tolist(), (-weight.abs().log10()).tolist()
+    places, scales = (-bias / weight).clamp(-FAR, FAR), -weight.abs().log10().clamp(-1, 1)
+    return places.tolist(), scales.tolist()

@@ -18,7 +18,7 @@ from outgrow.net.cost import flops
 from outgrow.train.alone import Never, train_alone
 from outgrow.train.folder import RunFolder
 from outgrow.train.trainer import Trainer
-from seeds.growing import At, grown, made
+from seeds.growing import At, grown, newest, percent
 
 WIDTHS = (4, 4, 8, 8, 16, 16)
 SOURCE = Task("DIR/MNIST", "convnet", 2, 128, widths=WIDTHS)
@@ -59,8 +59,8 @@ def run(job: Job, at: At) -> dict:
     found = {}
     for name, network in (("growing", pretrained), ("scratch", fresh)):
         limit = {"max_params": TARGET.max_params}
-        run = grown(data, network, TARGET.recipe, "outgrow", job.seed, at.device, **limit)
-        found[name] = {**run["sizes"][-1], "train_flops": run["total"]["train_flops"]}
+        grew = grown(data, network, TARGET.recipe, "outgrow", job.seed, at.device, **limit)
+        found[name] = {**grew["sizes"][-1], "train_flops": grew["total"]["train_flops"]}
     epoch = 3 * flops(fresh.build(), fresh.example()) * len(data.train)
     for name, network, by in (
         ("fixed", pretrained, None),
@@ -71,12 +71,8 @@ def run(job: Job, at: At) -> dict:
         recipe = replace(TARGET.recipe, epochs=epochs)
         found[name] = train_alone(data, network, recipe, seed=job.seed, device=at.device)
     keep = ("params", "test", "train_flops")
-    return {
-        **job.key(),
-        "source": reached,
-        **{name: {key: found[name][key] for key in keep} for name in ROWS},
-        **made(),
-    }
+    rows = {name: {key: found[name][key] for key in keep} for name in ROWS}
+    return {**job.key(), "source": reached, **rows, **at.made()}
 
 
 def learned(seed: int, at: At, like: Seed) -> tuple[SeedNetwork, float]:
@@ -88,7 +84,9 @@ def learned(seed: int, at: At, like: Seed) -> tuple[SeedNetwork, float]:
         policy = {"policy": lambda table: Never(), "policy_name": "none"}
         trainer = Trainer(data, SOURCE.network(data), SOURCE.recipe, folder, seed=seed, device=at.device, **policy)
         family = trainer.run()
-    core = trainer.model.get_submodule(like.core_name).cpu()
+        saved = SOURCE.network(data).build()
+        saved.load_state_dict(folder.read_tensors(family["sizes"][-1]["file"]))
+    core = saved.get_submodule(like.core_name)
     core.head = nn.Linear(core.head.in_features, like.outputs)
     known = {key: value for key, value in asdict(like).items() if key not in ("model", "widths")}
     return ImportedSeed("seeds.transfer:learned", maker_of(core), **known), family["sizes"][-1]["test"]["accuracy"]
@@ -96,17 +94,18 @@ def learned(seed: int, at: At, like: Seed) -> tuple[SeedNetwork, float]:
 
 def told(line: Mapping) -> str:
     """What a run says when it ends."""
-    return ", ".join(f"{name}: {100 * line[name]['test']['accuracy']:.2f} %" for name in ROWS)
+    return ", ".join(f"{name}: {percent(line[name]):.2f} %" for name in ROWS)
 
 
 def tables(lines: Sequence[Mapping]) -> str:
     """One row for each way to learn the target."""
     if not lines:
         return "No runs yet."
+    lines = newest(lines)
     head = ["network", "n", "test %", "points over fine-tuning for equal FLOPs", "parameters", "training TFLOP"]
     table = [row(head), row(["---", *["---:"] * (len(head) - 1)])]
     for name, said in ROWS.items():
-        reached, other = ([100 * line[one]["test"]["accuracy"] for line in lines] for one in (name, "fixed-flops"))
+        reached, other = ([percent(line[one]) for line in lines] for one in (name, "fixed-flops"))
         lead = "-" if name == "fixed-flops" else spread([a - b for a, b in zip(reached, other, strict=True)], 2)
         cells = [said, str(len(lines)), spread(reached, 2), lead, span([line[name]["params"] for line in lines])]
         table.append(row([*cells, spread([line[name]["train_flops"] / 1e12 for line in lines], 2)]))

@@ -1,7 +1,7 @@
 """MNIST with one hidden layer (SENN): how wide it becomes, by policy, by examples, and by classes.
 
-Ten hidden units at the start, 4,000 steps, the same settings for all. Hidden units tell the size; of a free run those
-with which it ended, of a family and of a sweep those of each size.
+Ten hidden units at the start, 4,000 steps, the same settings for all. Free runs tell the width with which they end, a
+family and a sweep how good each of some widths is.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,13 +17,13 @@ from tasks import WHOLE, Task, fewer, of_steps
 from outgrow.data import Dataset
 from outgrow.models import Seed
 from outgrow.train.alone import train_alone
-from seeds.growing import At, grown, made
+from seeds.growing import At, grown, newest, percent
 
 MNIST, START, STEPS, BATCH = "DIR/MNIST", 10, 4_000, 128
 UNITS = (START, 20, 30, 40, 50, 60, 120)  # of the family and of the sweep
 EXAMPLES = (600, 2_000, 6_000, 20_000, WHOLE[MNIST])
 CLASSES, OF_CLASSES = (2, 4, 6, 8, 10), 9_000  # classes, and examples of all of them together
-SENN = "senn,tau=0.05,alpha=0.0005,depth=false"
+SENN = "senn,tau=0.05,alpha=0.0005,depth=false,share=0.6"
 ROWS = {
     "outgrow": "free, the default policy",
     SENN: "free, SENN's rule",
@@ -54,7 +54,8 @@ class Job:
 
     def key(self) -> dict:
         """Return what makes two runs the same, as JSON."""
-        return {"row": self.row, "examples": self.examples, "classes": self.classes, "steps": STEPS, "seed": self.seed}
+        data = {"examples": self.examples, "classes": self.classes}
+        return {"row": self.row, **data, "seed": self.seed, "setup": [START, STEPS, BATCH, list(UNITS)]}
 
     def __str__(self) -> str:
         return f"{self.row}, {self.examples:,} examples of {self.classes} classes, seed {self.seed}"
@@ -82,7 +83,7 @@ def run(job: Job, at: At) -> dict:
         policy = "outgrow" if sizes else job.row
         told = grown(data, network, task.recipe, policy, job.seed, at.device, sizes=sizes)
         told["sizes"] = [{**size, "units": next(iter(size["axes"].values()))} for size in told["sizes"]]
-    return {**job.key(), **told, **made()}
+    return {**job.key(), **told, **at.made()}
 
 
 def params(units: int) -> int:
@@ -104,13 +105,14 @@ def some_classes(data: Dataset, count: int) -> Dataset:
 
 def told(line: Mapping) -> str:
     """What a run says when it ends."""
-    return ", ".join(f"{size['units']} units: {100 * size['test']['accuracy']:.2f} %" for size in line["sizes"])
+    return ", ".join(f"{size['units']} units: {percent(size):.2f} %" for size in line["sizes"])
 
 
 def tables(lines: Sequence[Mapping]) -> str:
     """Accuracy by width for each row, then the final width by examples and by classes, and whether it grows."""
     if not lines:
         return "No runs yet."
+    lines = newest(lines)
     whole = [line for line in lines if (line["examples"], line["classes"]) == (WHOLE[MNIST], 10)]
     parts = [accuracy_table(whole), energy_sentence(whole)]
     parts += [series(by(lines, key), key) for key in KEYS] + [FIGURE, made_with(lines)]
@@ -126,14 +128,22 @@ def by(lines: Sequence[Mapping], key: str) -> list[Mapping]:
 
 
 def accuracy_table(lines: Sequence[Mapping]) -> str:
-    """One row a way to get there, one column a width, and the width at the end of free runs."""
-    head = ["way", "n", *(f"{units} units" for units in UNITS), "units at the end", "test % then", "fewest for 97 %"]
-    table = [row(head), row(["---", *["---:"] * (len(head) - 1)])]
+    """One row a way to get there: a column a width for those that have them, and the end of free runs."""
+    head = ["way", "n", *(f"{units} units" for units in UNITS), f"fewest of these above {SHARE:g} %"]
+    table = [row([*head, "units at the end", "test % then"]), row(["---", *["---:"] * (len(head) + 1)])]
     for name, runs in grouped(sorted(lines, key=order), lambda line: line["row"]).items():
-        cells = [ROWS[name], str(len(runs)), *(reached(runs, units) for units in UNITS)]
-        last = [line["sizes"][-1] for line in runs]
-        ends = [span([size["units"] for size in last]), spread([percent(size) for size in last], 2)]
-        table.append(row([*cells, *(ends if name in FREE else ["-", "-"]), enough(runs)]))
+        cells = [ROWS[name], str(len(runs))]
+        if name in FREE:
+            last = spread([percent(line["sizes"][-1]) for line in runs], 2)
+            cells += [*["-"] * (len(UNITS) + 1), span(ends(runs)), last]
+        else:
+            cells += [
+                *(spread([percent(of(line, units)) for line in runs], 2) for units in UNITS),
+                enough(runs),
+                "-",
+                "-",
+            ]
+        table.append(row(cells))
     return "\n".join(table)
 
 
@@ -142,20 +152,14 @@ def order(line: Mapping) -> int:
     return [*ROWS].index(line["row"])
 
 
-def percent(size: Mapping) -> float:
-    """Test accuracy [%]."""
-    return 100 * size["test"]["accuracy"]
-
-
-def reached(runs: Sequence[Mapping], units: int) -> str:
-    """Test accuracy at a width, where all runs have it."""
-    found = [percent(size) for line in runs for size in line["sizes"] if size["units"] == units]
-    return spread(found, 2) if len(found) == len(runs) else "-"
+def of(line: Mapping, units: int) -> Mapping:
+    """The size with so many hidden units."""
+    return next(size for size in line["sizes"] if size["units"] == units)
 
 
 def enough(runs: Sequence[Mapping]) -> str:
     """The fewest hidden units with which a network of each run is above the share that SENN's reached."""
-    fewest = [min((s["units"] for s in line["sizes"] if percent(s) > SHARE), default=None) for line in runs]
+    fewest = [min((units for units in UNITS if percent(of(line, units)) > SHARE), default=None) for line in runs]
     return "-" if None in fewest else span(fewest)
 
 
@@ -225,10 +229,11 @@ def drawn_widths(lines: Sequence[Mapping]) -> Figure:
         left, *others = figure.subplots(1, 3)
         for name, said in ROWS.items():
             for at, line in enumerate(line for line in whole if line["row"] == name):
-                points = zip(*((size["units"], percent(size)) for size in line["sizes"]), strict=True)
+                sizes = line["sizes"][-1:] if name in FREE else [of(line, units) for units in UNITS]
+                points = zip(*((size["units"], percent(size)) for size in sizes), strict=True)
                 left.plot(*points, ".-", color=colors[name], linewidth=0.8, label=None if at else said)
         left.axhline(SHARE, color="#9aa3ad", linewidth=0.8, linestyle="--")
-        left.set(xlabel="hidden units", ylabel="test accuracy, %", ylim=(88, 98.6))
+        left.set(xlabel="hidden units", ylabel="test accuracy, %", ylim=(93, 98.6))
         left.legend(fontsize=7)
         for axes, key in zip(others, KEYS, strict=True):
             for name in FREE:

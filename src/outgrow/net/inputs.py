@@ -32,6 +32,8 @@ def call(model: nn.Module, inputs: Example) -> Any:
 
 def gpus_of(model: nn.Module) -> list[int]:
     """Return the numbers of the CUDA devices that hold parameters of a model."""
+    if not torch.cuda.is_initialized():
+        return []
     return sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
 
 

@@ -33,12 +33,12 @@ def frozen_state(model: nn.Module) -> Iterator[None]:
     The very same buffers come back with their values, also where a forward pass put others in their place; so do the
     contents of a module's own lists, sets and dicts, such as those of its hooks.
     """
-    attributes = [(module, dict(vars(module))) for module in model.modules()]
-    held = [value for _, before in attributes for value in before.values()]
-    dicts = [(value, dict(value)) for value in held if isinstance(value, dict)]
-    lists = [(value, list(value)) for value in held if isinstance(value, list)]
-    sets = [(value, set(value)) for value in held if isinstance(value, set)]
-    values = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    modules = [*model.modules()]
+    attributes = [(vars(module), dict(vars(module))) for module in modules]
+    held = [value for _, before in attributes for value in before.values() if isinstance(value, (dict, list, set))]
+    contents = [(value, dict(value) if isinstance(value, dict) else list(value)) for value in held]
+    buffers = {buffer for module in modules for buffer in module._buffers.values() if buffer is not None}
+    values = [(buffer, buffer.clone()) for buffer in buffers]
     states = random.getstate(), np.random.get_state()
     try:
         with torch.random.fork_rng(devices=gpus_of(model)):
@@ -46,17 +46,9 @@ def frozen_state(model: nn.Module) -> Iterator[None]:
     finally:
         random.setstate(states[0])
         np.random.set_state(states[1])
-        for module, before in attributes:
-            vars(module).clear()
-            vars(module).update(before)
-        for mapping, entries in dicts:
-            mapping.clear()
-            mapping.update(entries)
-        for sequence, items in lists:
-            sequence[:] = items
-        for group, members in sets:
-            group.clear()
-            group.update(members)
+        for now, before in [*attributes, *contents]:
+            now.clear()
+            (now.extend if isinstance(now, list) else now.update)(before)
         with torch.no_grad():
             for buffer, value in values:
                 buffer.copy_(value)
