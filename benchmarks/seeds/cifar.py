@@ -157,17 +157,27 @@ def needed(runs: Sequence[Mapping], share: float) -> str:
 def sizes_table(lines: Sequence[Mapping]) -> str:
     """The family beside its sizes, each by itself, and what was to be reached."""
     wanted = lines[0]["sizes_wanted"]
-    head = ["network", "epochs", "n", *(f"about {size:,} parameters: test %" for size in wanted), "TFLOP"]
+    head = ["network", "epochs", "n", *(f"about {size:,} parameters: test %" for size in wanted)]
+    head += [*(f"fewest for {share:g} %" for share in CLAIMED), "TFLOP"]
     table = [row([*head, "hours", "kJ"]), row(["---", *["---:"] * (len(head) + 1)])]
     for name, runs in grouped(lines, lambda line: line["row"]).items():
         columns = [spread([percent(of_size(line, size)) for line in runs], 2) for size in wanted]
         cells = [ROWS[name], str(runs[0]["epochs"]), str(len(runs)), *columns]
+        cells += [fewest(runs, share) for share in CLAIMED]
         cells += [f"{statistics.mean(line['total']['train_flops'] for line in runs) / 1e12:,.0f}", *shared(runs)]
         table.append(row(cells))
     goals = {size: share for share, size in TARGETS.items()}
-    table.append(row(["to be reached", "-", "-", *(f"{goals[size]:g}" for size in wanted), "-", "-", "-"]))
+    table.append(
+        row(["to be reached", "-", "-", *(f"{goals[size]:g}" for size in wanted), *["-"] * (len(CLAIMED) + 3)])
+    )
     how = sorted({line["total"]["joules"]["how"] for line in lines})
     return "\n".join([*table, "", f"Energy: {'; '.join(how)}."])
+
+
+def fewest(runs: Sequence[Mapping], share: float) -> str:
+    """The smallest size of each run that is above a share of the test part, mean over runs."""
+    found = [min((s["params"] for s in finished(line) if percent(s) >= share), default=None) for line in runs]
+    return "-" if None in found else f"{statistics.mean(found):,.0f}"
 
 
 def shared(runs: Sequence[Mapping]) -> list[str]:
