@@ -240,7 +240,7 @@ def test_it_takes_layers_as_well_as_units():
     y = (x.prod(1, keepdim=True) * 2).sin()
     model = nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 1)).double()
     optimizer = torch.optim.Adam(model.parameters(), 0.02)
-    policy = Senn(tau=0.3, alpha=2.5e-3, every=2.0)
+    policy = Senn(tau=1.0, alpha=2.5e-3, every=2.0)
     grower = Grower(model, optimizer, F.mse_loss, x[:1], sample=200, policy=policy)
     fitted(model, optimizer, x, y, 4, lambda e: grower.check([(x, y)], epoch=e))
     growths = [growth for one in grower.history for growth in one.growths]
