@@ -1,5 +1,7 @@
 """Reductions: what is redundant goes without a trace, and what goes otherwise is missed less than any other units."""
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -49,9 +51,10 @@ def sizes_of(model, x):
     return {axis.name: axis.size for axis in axes(model, x[:1]) if axis.growable}
 
 
-def reduce_(model, sizes, x, loader):
-    reduction = Reduction(model, sizes, x[:1])
+def reduce_(model, sizes, x, loader, known=()):
+    reduction = Reduction(model, sizes, x[:1], known)
     reduction.apply_(loader, reduction.effort(1e9, len(x)), OBJECTIVE, torch.Generator().manual_seed(0))
+    return reduction
 
 
 def test_copies_go_without_a_trace(case):
@@ -84,6 +87,18 @@ def test_what_goes_is_missed_less_than_the_newest_units(case):
     for axis, size in fewer.items():
         remove_(other, axis, [size, size + 1], example=x[:1])
     assert ours < F.cross_entropy(other(x), targets)
+
+
+def test_cut_twice_it_needs_no_search_for_the_axes_of_the_second_time(case):
+    model, x, loader = case
+    sizes = sizes_of(model, x)
+    known = reduce_(model, {name: size - 1 for name, size in sizes.items()}, x, loader).axes
+    assert list(map(str, known)) == list(map(str, axes(model, x[:1])))
+    fewer, searched = {name: size - 3 for name, size in sizes.items()}, copy.deepcopy(model)
+    reduce_(model, fewer, x, loader, known)
+    reduce_(searched, fewer, x, loader)
+    assert model.state_dict().keys() == searched.state_dict().keys()
+    assert all(torch.equal(one, searched.state_dict()[name]) for name, one in model.state_dict().items())
 
 
 def test_an_axis_that_cannot_be_judged_loses_its_newest_units():

@@ -47,17 +47,12 @@ def test_what_went_wrong_once(net: Net):
 
 @chosen
 @given(nets)
-def test_widening_keeps_the_function_and_removal_takes_it_back(net: Net):
+def test_widening_keeps_the_function_removal_takes_it_back_and_what_is_new_learns(net: Net):
     case = net.entry()
     found = axes(*opened(case))
     widening_keeps_the_function(case, torch.float64, found)
     removal_takes_widening_back(case, found)
-
-
-@chosen
-@given(nets)
-def test_widened_units_learn(net: Net):
-    widened_units_learn(net.entry(alive=True))
+    widened_units_learn(net.entry(alive=True), found)
 
 
 @chosen

@@ -13,7 +13,7 @@ With f the forward FLOPs of an example, n examples take
 for the passes and the factors of each layer of a features and s outputs from its r rows.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -43,14 +43,20 @@ class Reduction:
         model: Edited in place by `apply_`.
         sizes: Units that axes shall have, by name; others stay as they are.
         example: One input of the model.
+        known: All axes of the model as it is, where they were found before; finding them takes an export.
+
+    Attributes:
+        axes: All axes of the model as it is, before and after `apply_`.
 
     Raises:
         GrowthError: There is no such axis, or it has fewer units.
     """
 
-    def __init__(self, model: nn.Module, sizes: Mapping[str, int], example: Example) -> None:
-        self._model, self._example, self._axes = model, example, axes(model, example)
-        found = {axis.name: axis for axis in self._axes}
+    def __init__(
+        self, model: nn.Module, sizes: Mapping[str, int], example: Example, known: Sequence[Axis] = ()
+    ) -> None:
+        self._model, self._example, self.axes = model, example, known or axes(model, example)
+        found = {axis.name: axis for axis in self.axes}
         if unknown := [name for name in sizes if name not in found]:
             raise GrowthError(f"expected axes among {', '.join(found)}, got '{unknown[0]}'")
         self._gone = {found[name]: found[name].size - size for name, size in sizes.items() if found[name].size != size}
@@ -98,7 +104,7 @@ class Reduction:
         )
         removals = [Removal.of(axis, self._cheapest(axis, moments)) for axis in self._gone]
         values = stand_ins(model, moments, [removal for removal in removals if removal.axis in self._judged])
-        shrink_(model, self._axes, removals, values, inputs=self._example)
+        self.axes = shrink_(model, self.axes, removals, values, inputs=self._example).axes
 
     def _cheapest(self, axis: Axis, moments: Mapping[str, Moments]) -> Tensor:
         """The units of an axis that go: the newest ones where no layer tells what they are worth."""

@@ -35,6 +35,7 @@ from outgrow.grow.effort import Effort
 from outgrow.grow.objective import OutputLoss
 from outgrow.grow.reduction import NOTHING, Reduction
 from outgrow.models import SeedNetwork
+from outgrow.net.axis import Axis
 from outgrow.net.setting import Setting
 from outgrow.net.surgery import tensors_of
 from outgrow.train.average import SETTLE_BATCHES, settle_statistics_, update_
@@ -100,6 +101,7 @@ class Branches:
         self._loss, self._loaders = loss_of(dataset), Loaders(dataset, recipe, seed, device)
         self._course_steps = recipe.epochs * len(self._loaders.train)
         self._flops, self._compile_seconds = 0, 0.0  # since family.json was written last
+        self._axes: dict[str, Sequence[Axis]] = {}  # of sizes that others are cut out of, by name
         self._take_up()
 
     @property
@@ -236,9 +238,12 @@ class Branches:
         if base is entry:
             return net, None
         try:
-            return net, Reduction(net, entry["axes"], self._network.example().to(self._device))
+            example, known = self._network.example().to(self._device), self._axes.get(base["name"], ())
+            cut = Reduction(net, entry["axes"], example, known)
         except GrowthError:  # an axis of its own that is not one of the network
             return self._saved(entry), None
+        self._axes[base["name"]] = cut.axes
+        return net, cut
 
     def _cut(self, cut: Reduction, effort: Effort, entry: Entry) -> bool:
         """Cut a network down, in place; return whether that could be done."""
@@ -249,6 +254,7 @@ class Branches:
             cut.apply_(loader, effort, OutputLoss(self._loss), torch.Generator().manual_seed(seed))
         except GrowthError:  # its layers do not fit each other any more
             return False
+        self._axes[entry["name"]] = cut.axes
         return True
 
     def _saved(self, entry: Mapping[str, Any]) -> nn.Module:
