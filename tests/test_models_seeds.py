@@ -10,6 +10,7 @@ from net_cases import noise
 from outgrow.errors import InputError
 from outgrow.models import NAMES, ConvNet, ResNet, Seed
 from outgrow.net.axes import axes
+from outgrow.net.surgery import is_channels_last
 
 SEEDS = {
     "table": Seed("mlp", (5,), 3),
@@ -49,6 +50,19 @@ def test_every_width_of_a_seed_can_grow(seed: Seed):
         assert len(growable) == len(layers) - 1
     else:  # the stream and the inside of each stage's block; the first stage's stream is the stem's
         assert sorted(axis.size for axis in growable) == sorted(2 * seed.widths)
+
+
+@every_seed
+def test_convolutions_compute_channels_last(seed: Seed):
+    def hear(module: nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
+        assert is_channels_last(inputs[0])
+        assert is_channels_last(output)
+
+    model = seed.build()
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_hook(hear)
+    model(seed.example().expand(4, *seed.inputs))
 
 
 def test_units_go_in_and_out():

@@ -30,13 +30,15 @@ class Normed(nn.Module):
         return self.outer(x + self.attention(x, x, x, need_weights=False)[0]).mean(1)
 
 
+def convolutions(channels: int) -> nn.Module:
+    first, second = nn.Conv2d(channels, 4, 3), nn.Conv2d(4, 5, 1)
+    pooled = nn.Sequential(first, nn.BatchNorm2d(4), nn.ReLU(), second, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    return pooled.append(nn.Linear(5, 3)).to(memory_format=torch.channels_last)
+
+
 NETWORKS = {
-    "convolutions in channels last": (
-        lambda: nn.Sequential(
-            nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)
-        ).to(memory_format=torch.channels_last),
-        (3, 6, 6),
-    ),
+    "convolutions in channels last": (lambda: convolutions(3), (3, 6, 6)),
+    "grey images in channels last": (lambda: convolutions(1), (1, 6, 6)),
     "heads and an RMS norm": (Normed, (7, 5)),
 }
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 
@@ -35,7 +36,7 @@ class ResNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images `x` [examples, channels, height, width] to [examples, outputs]."""
-        x = self.stem(x)
+        x = self.stem(x.to(memory_format=torch.channels_last))  # the faster kernels
         for stage in self.stages:
             x = stage(x)
         return self.head(x.mean((2, 3)))

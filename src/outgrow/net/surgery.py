@@ -65,11 +65,42 @@ def replace_(model: nn.Module, tensors: Mapping[str, Tensor]) -> Callable[[], No
 
 def _parameter_like(old: nn.Parameter, value: Tensor) -> nn.Parameter:
     """A parameter with a value, and with the marks that people put on the old one, and its memory format."""
-    if old.ndim == 4 and old.is_contiguous(memory_format=torch.channels_last) and not old.is_contiguous():
-        value = value.contiguous(memory_format=torch.channels_last)
+    if is_channels_last(old):
+        value = value.to(memory_format=torch.channels_last)
     new = nn.Parameter(value, old.requires_grad)
     vars(new).update(vars(old))
     return new
+
+
+def is_channels_last(tensor: Tensor) -> bool:
+    """Return whether a tensor is laid out channels last.
+
+    Args:
+        tensor: Any; where it has one channel, or one pixel, its strides alone tell.
+
+    Returns:
+        Whether torch would take it for one.
+
+    Examples:
+        >>> kernel = torch.zeros(4, 1, 3, 3)
+        >>> is_channels_last(kernel), is_channels_last(kernel.to(memory_format=torch.channels_last))
+        (False, True)
+    """
+    if tensor.ndim != 4 or tensor.stride() == plain_strides(tensor):
+        return False
+    return tensor.stride() == torch.empty_like(tensor, device="meta", memory_format=torch.channels_last).stride()
+
+
+def plain_strides(tensor: Tensor) -> tuple[int, ...]:
+    """Return the strides that a new tensor of the same shape has.
+
+    Args:
+        tensor: Any; torch chooses kernels by strides, those of dimensions of size 1 included.
+
+    Returns:
+        The strides by dimension.
+    """
+    return torch.empty_like(tensor, device="meta", memory_format=torch.contiguous_format).stride()
 
 
 def _store(module: nn.Module, key: str, tensor: Tensor) -> None:

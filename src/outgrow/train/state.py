@@ -19,7 +19,7 @@ from outgrow.net.axis import Axis
 from outgrow.net.newborns import Newborns
 from outgrow.net.resizing import settings_of
 from outgrow.net.setting import Setting, apply_settings_
-from outgrow.net.surgery import replace_, tensors_of
+from outgrow.net.surgery import plain_strides, replace_, tensors_of
 
 Tensors = dict[str, Tensor]
 Facts = dict[str, Any]
@@ -61,7 +61,9 @@ def captured(
             for name, state in states.items()
         },
         "settings": [vars(setting) for setting in settings_of(model, axes)],
-        "strides": {name: tensor.stride() for name, tensor in tensors.items() if not tensor.is_contiguous()},
+        "strides": {
+            name: tensor.stride() for name, tensor in tensors.items() if tensor.stride() != plain_strides(tensor)
+        },
     }
 
 
