@@ -87,15 +87,15 @@ def run(job: Job, at: At) -> dict:
     data = task.load(at.data)
     if job.row in WATCHED:
         mean, std = data.input_statistics()
-        statistics = {"input_mean": tuple(mean.tolist()), "input_std": tuple(std.tolist())}
-        network = imported_seed("seeds.networks:secnn", data.inputs, data.outputs, **statistics)
+        scales = {"input_mean": tuple(mean.tolist()), "input_std": tuple(std.tolist())}
+        network = imported_seed("seeds.networks:secnn", data.inputs, data.outputs, **scales)
         limit = None if job.row.startswith("secnn") else SECNN_SIZE
-        told = grown(data, network, task.recipe, job.row, job.seed, at.device, max_params=limit, watched=True)
+        line = grown(data, network, task.recipe, job.row, job.seed, at.device, max_params=limit, watched=True)
     elif job.row == "family":
-        told = grown(data, task.network(data), task.recipe, "outgrow", job.seed, at.device, sizes=job.sizes)
+        line = grown(data, task.network(data), task.recipe, "outgrow", job.seed, at.device, sizes=job.sizes)
     else:
-        told = alone(data, task.network(data), task.recipe, job, at.device)
-    return {**job.key(), **told, **at.made()}
+        line = alone(data, task.network(data), task.recipe, job, at.device)
+    return {**job.key(), **line, **at.made()}
 
 
 def alone(data: Dataset, network: Seed, recipe: Recipe, job: Job, device: str) -> dict:
@@ -182,11 +182,11 @@ def fewest(runs: Sequence[Mapping], share: float) -> str:
 
 def shared(runs: Sequence[Mapping]) -> list[str]:
     """Time and energy, where runs did not share the machine."""
-    alone = [line["total"] for line in runs if line["workers"] == 1]
-    if not alone:
+    unshared = [line["total"] for line in runs if line["workers"] == 1]
+    if not unshared:
         return ["-", "-"]
-    hours = statistics.mean(one["seconds"] for one in alone) / 3600
-    return [f"{hours:.2f}", f"{statistics.mean(one['joules']['value'] for one in alone) / 1e3:,.1f}"]
+    hours = statistics.mean(one["seconds"] for one in unshared) / 3600
+    return [f"{hours:.2f}", f"{statistics.mean(one['joules']['value'] for one in unshared) / 1e3:,.1f}"]
 
 
 def of_size(line: Mapping, wanted: int) -> Mapping:

@@ -77,13 +77,13 @@ def run(job: Job, at: At) -> dict:
     data = fewer(some_classes(task.load_whole(at.data), job.classes), job.examples)
     network = task.network(data)
     if job.row == "alone":
-        told = {"sizes": [alone(data, network, task, units, job.seed, at.device) for units in UNITS]}
+        line = {"sizes": [alone(data, network, task, units, job.seed, at.device) for units in UNITS]}
     else:
         sizes = [params(units) for units in UNITS] if job.row == "family" else []
         policy = "outgrow" if sizes else job.row
-        told = grown(data, network, task.recipe, policy, job.seed, at.device, sizes=sizes)
-        told["sizes"] = [{**size, "units": next(iter(size["axes"].values()))} for size in told["sizes"]]
-    return {**job.key(), **told, **at.made()}
+        line = grown(data, network, task.recipe, policy, job.seed, at.device, sizes=sizes)
+        line["sizes"] = [{**size, "units": next(iter(size["axes"].values()))} for size in line["sizes"]]
+    return {**job.key(), **line, **at.made()}
 
 
 def params(units: int) -> int:
@@ -195,8 +195,8 @@ def series(lines: Sequence[Mapping], key: str) -> str:
     table = [row(head), row(["---:"] * len(head))]
     for value, runs in sorted(grouped(lines, lambda line: line[key]).items()):
         table.append(row([f"{value:,}", *(ends_cell([line for line in runs if line["row"] == name]) for name in FREE)]))
-    told = [correlation([line for line in lines if line["row"] == name], key) for name in FREE]
-    said = "; ".join(f"{ROWS[name]} {one}" for name, one in zip(FREE, told, strict=True) if one)
+    found = [correlation([line for line in lines if line["row"] == name], key) for name in FREE]
+    said = "; ".join(f"{ROWS[name]} {one}" for name, one in zip(FREE, found, strict=True) if one)
     return "\n".join([*table, "", f"Rank correlation of {key} and width: {said}."] if said else table)
 
 
