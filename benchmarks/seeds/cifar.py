@@ -24,7 +24,9 @@ from outgrow.train.recipe import Recipe
 from outgrow.train.uniform import uniform
 from seeds.growing import At, grown, newest, percent
 
-SIZES = (5_000, 15_000, 30_000, 62_000, 160_000)
+TARGETS = {5_000: 70.0, 15_000: 80.0, 30_000: 84.1, 62_000: 88.0, 160_000: 92.0, 1_200_000: 94.0}
+"""Test accuracy to reach with our best [%], by parameters; the last for SENN, above 93 % at a size that is not told."""
+SIZES = tuple(TARGETS)
 WIDTHS, BATCH = (3, 6, 12), 128
 SECNN_SIZE = 62_698  # of SECNN's best, mean over five runs
 ROWS = {
@@ -37,8 +39,6 @@ ROWS = {
 WATCHED = tuple(ROWS)[:3]
 PUBLISHED = ("11,360", "33,655", "84.1", "62,698")
 SECNN = ((11_360, 33_655, 62_698), (70, 80, 84.1))
-TARGETS = {70.0: 5_000, 80.0: 15_000, 84.1: 30_000, 88.0: 62_000, 92.0: 160_000}
-"""To reach with our best: test accuracy [%], and the parameters that it may take."""
 CLAIMED = (70.0, 80.0)
 
 
@@ -166,10 +166,8 @@ def sizes_table(lines: Sequence[Mapping]) -> str:
         cells += [fewest(runs, share) for share in CLAIMED]
         cells += [f"{statistics.mean(line['total']['train_flops'] for line in runs) / 1e12:,.0f}", *shared(runs)]
         table.append(row(cells))
-    goals = {size: share for share, size in TARGETS.items()}
-    table.append(
-        row(["to be reached", "-", "-", *(f"{goals[size]:g}" for size in wanted), *["-"] * (len(CLAIMED) + 3)])
-    )
+    goals = (f"{TARGETS[size]:g}" for size in wanted)
+    table.append(row(["to be reached", "-", "-", *goals, *["-"] * (len(CLAIMED) + 3)]))
     how = sorted({line["total"]["joules"]["how"] for line in lines})
     return "\n".join([*table, "", f"Energy: {'; '.join(how)}."])
 
