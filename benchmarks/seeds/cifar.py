@@ -31,7 +31,7 @@ WIDTHS, BATCH = (3, 6, 12), 128
 SECNN_SIZE = 62_698  # of SECNN's best, mean over five runs
 ROWS = {
     "secnn,share=1": "SECNN's seed network, `secnn`, no limit",
-    "secnn,share=1,tau=1.1": "the same, a threshold of 1.1 in place of 2",
+    "secnn,share=1,tau=1.03": "the same, a threshold of 1.03 in place of 2",
     "outgrow,depth=true": "the same network, the default policy with blocks, at most 62,698 parameters",
     "family": "our seed network, its family",
     "alone": "plain networks of its sizes, each by itself",
