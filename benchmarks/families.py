@@ -59,11 +59,13 @@ class Match:
 
 
 def latest(lines: Sequence[Mapping]) -> Mapping[str, Lengths]:
-    """The newest line of every task, length of the sweep and seed, without those whose task was another then."""
+    """The newest line of every task, length of the sweep and seed, without those of another task or family than now."""
     setups = {line["task"]: line["setup"] for line in lines}
+    families = {(line["task"], line["epochs"]): line["family_epochs"] for line in lines}
     found: dict[str, dict[int, dict[int, Mapping]]] = {}
     for line in sorted(lines, key=lambda line: ([*TASKS].index(line["task"]), line["epochs"])):
-        if line["setup"] == setups[line["task"]]:
+        own = families[line["task"], line["epochs"]]
+        if line["setup"] == setups[line["task"]] and line["family_epochs"] == own:
             found.setdefault(line["task"], {}).setdefault(line["epochs"], {})[line["seed"]] = line
     return found
 

@@ -143,11 +143,13 @@ def test_few_lines_and_seeds_without_pairs_make_tables(lines):
     assert drawing.svg(drawing.beside_sweeps(lines))
 
 
-def test_the_newest_line_counts_and_other_setups_do_not():
+def test_the_newest_line_counts_and_other_setups_and_families_do_not():
     old = line(10, 0, 0.1, leads())
     other = {**line(40, 0, 0.1, leads()), "setup": {**old["setup"], "batch_size": 7}}
-    found = families.latest([other, old, line(10, 0, 0.9, leads())])
+    shorter = {**line(10, 1, 0.1, leads()), "family_epochs": 6}
+    found = families.latest([other, old, shorter, line(10, 0, 0.9, leads())])
     assert list(found["digits"]) == [10]
+    assert list(found["digits"][10]) == [0]
     assert families.accuracies(found["digits"][10][0], "alone")[0] == pytest.approx(90, abs=0.2)
 
 
