@@ -106,7 +106,8 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_input_is_one_line_with_code_2_and_nothing_is_written(here, capsys, case):
+def test_bad_input_is_one_line_with_code_2_and_nothing_is_written(here, capsys, monkeypatch, case):
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
     Path("table.csv").write_text("a,y\n" + "\n".join(f"{i},{'no' if i % 3 else 'yes'}" for i in range(60)))
     Path("failing.py").write_text("raise RuntimeError('no luck\\ntoday')")
     Path("broken.py").write_text("class Policy(:")

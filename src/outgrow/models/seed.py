@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import torch
 from torch import nn
 
 from outgrow.errors import InputError
@@ -95,7 +96,11 @@ class Seed(SeedNetwork):
         if self.model == "mlp":
             return MLP(math.prod(self.inputs), self.widths, self.outputs)
         kind = ConvNet if self.model == "convnet" else ResNet
-        return kind(self.inputs[0], self.widths, self.outputs)
+        net = kind(self.inputs[0], self.widths, self.outputs)
+        for at, layer in enumerate(module for module in net.modules() if isinstance(module, nn.Conv2d)):
+            if layer.kernel_size == (1, 1) or (at == 0 and layer.in_channels == 1):  # both formats are one in memory
+                layer.weight.data = layer.weight.data.to(memory_format=torch.channels_last)  # as DDP asks of gradients
+        return net
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values; `Seed.from_json` reads them back."""
