@@ -52,6 +52,7 @@ def test_a_table_is_predicted_in_its_own_unit(here, capsys):
     assert "RMSE" in printed
     size = json.loads(Path("runs/h/family.json").read_text())["sizes"][-1]
     assert 1e3 < size["test"]["rmse"] < 1e5
+    assert json.loads(Path("runs/h/config.json").read_text())["recipe"]["rate"] == 3e-3
     assert set(size["test"]) == {"loss", "rmse", "r2"}
 
 

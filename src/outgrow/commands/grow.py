@@ -67,7 +67,7 @@ def _grow(options: "Grow", device: str) -> int:
     with waiting(f"reading {options.data}"):
         dataset = dataset_of(options)
     network = _seed_network(options, dataset)
-    recipe = _recipe(options, len(dataset.train))
+    recipe = _recipe(options, len(dataset.train), network)
     with own_folder(options.out if options.out is not None else Path("runs") / dataset.name) as out:
         folder, console = RunFolder(out), Console(out)
         run: dict[str, Any] = {
@@ -209,19 +209,18 @@ def _seed_network(options: "Grow", dataset: data.Dataset) -> models.SeedNetwork:
     return models.imported_seed(name, dataset.inputs, dataset.outputs, **statistics)
 
 
-def _recipe(options: "Grow", examples: int) -> Recipe:
+def _recipe(options: "Grow", examples: int, network: models.SeedNetwork) -> Recipe:
     for name, value in {"--epochs": options.epochs, "--batch-size": options.batch_size, "--rate": options.rate}.items():
         if value is not None and not value > 0:
             raise InputError(f"{name} {value}: expected more than 0")
     recipe = Recipe.fit(examples, options.epochs)
-    changes: dict[str, Any] = {}
-    if options.rate is not None:
-        changes["rate"] = options.rate
     if options.batch_size is not None:
-        changes["batch_size"] = min(options.batch_size, examples)
+        recipe = replace(recipe, batch_size=min(options.batch_size, examples))
     if options.sizes and options.family_quality == "average":
-        changes["share"] = SHARE
-    return replace(recipe, **changes)
+        recipe = replace(recipe, share=SHARE)
+    if options.rate is not None:
+        return replace(recipe, rate=options.rate)
+    return recipe.suiting(network.build(), examples)
 
 
 def _defaults(options: "Grow") -> dict[str, Any]:

@@ -4,9 +4,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import AdamW
 
 from outgrow.stored import Stored
+
+RATE = 3e-3
+NORMED_RATE, NORMED_BATCH, NORMED_STEPS = 2e-2, 128, 1_000  # of networks with BatchNorm, in runs that are as long
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,7 @@ class Recipe:
 
     epochs: int
     batch_size: int
-    rate: float = 3e-3
+    rate: float = RATE
     weight_decay: float = 1e-2
     warmup: float = 0.02
     share: float = 0.15
@@ -48,6 +52,31 @@ class Recipe:
         """
         batch = 32 if examples < 4_000 else 64 if examples < 20_000 else 128
         return cls(epochs or min(max(round(1_200_000 / examples), 20), 100), min(batch, examples))
+
+    def suiting(self, model: nn.Module, examples: int) -> "Recipe":
+        """Return the recipe with the rate that suits a network: 3e-3, but up to 2e-2 where it has BatchNorm.
+
+        Weights in front of a BatchNorm have no scale of their own: steps turn them and make them longer, so that later
+        ones turn them less (van Laarhoven, arXiv 1706.05350). There the rate is 2e-2 (b / 128)^1.5 for batches of b
+        examples up to 128, in proportion less for runs of under 1,000 steps, in which wide networks would not recover
+        from it, and at least 3e-3.
+
+        Args:
+            model: The network that is trained.
+            examples: Examples of the training part.
+
+        Examples:
+            >>> normed = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+            >>> [Recipe(20, batch).suiting(normed, 10_000).rate for batch in (32, 128)]
+            [0.003, 0.02]
+            >>> Recipe(10, 64).suiting(nn.Linear(2, 2), 10_000).rate
+            0.003
+        """
+        if not any(isinstance(module, _BatchNorm) for module in model.modules()):
+            return replace(self, rate=RATE)
+        large = min(self.batch_size / NORMED_BATCH, 1.0) ** 1.5
+        long = min(self.epochs * (examples // self.batch_size) / NORMED_STEPS, 1.0)
+        return replace(self, rate=max(NORMED_RATE * large * long, RATE))
 
     @classmethod
     def from_json(cls, stored: Stored) -> "Recipe":
