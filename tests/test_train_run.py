@@ -206,6 +206,18 @@ def test_the_rate_rises_stays_and_falls_to_zero():
     assert rates[-1] == pytest.approx(0)
 
 
+def test_the_peak_rate_rises_with_batch_and_length_where_there_is_batchnorm_and_only_there():
+    normed, plain = Seed("convnet", (1, 8, 8), 3).build(), Seed("mlp", (4,), 3).build()
+    by_batch = [Recipe(100, batch).suiting(normed, 50_000).rate for batch in (1, 32, 64, 96, 128, 1_024)]
+    by_length = [Recipe(epochs, 128).suiting(normed, 50_000).rate for epochs in (1, 2, 3, 300)]
+    for rates in (by_batch, by_length):
+        assert rates == sorted(rates)
+        assert min(rates) >= 3e-3
+        assert max(rates) == 2e-2
+    assert by_batch[0] == by_batch[1] == 3e-3
+    assert {Recipe(epochs, 128).suiting(plain, 50_000).rate for epochs in (1, 300)} == {3e-3}
+
+
 @pytest.mark.parametrize("seed", [0, 1])
 def test_every_size_of_a_run_that_inserts_blocks_can_be_loaded(seed, tmp_path):
     folder = RunFolder(tmp_path)
