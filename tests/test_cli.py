@@ -248,6 +248,24 @@ def test_what_is_wrong_with_pruning_is_said_of_pruning(here, capsys, words, said
     assert capsys.readouterr().err.startswith(f"outgrow: {said}")
 
 
+@pytest.mark.parametrize(
+    ("words", "rate"),
+    [
+        (["--batch-size", "128", "--epochs", "300"], 2e-2),
+        (["--batch-size", "128", "--epochs", "300", "--rate", "0.001"], 1e-3),
+        (["--batch-size", "128", "--epochs", "300", "--model", "mlp"], 3e-3),
+        ([], 3e-3),  # 32 examples a step
+    ],
+)
+def test_a_run_learns_at_the_rate_that_suits_its_network_unless_told(here, capsys, monkeypatch, words, rate):
+    def told(dataset, network, recipe, folder, **options):
+        raise InputError(f"rate {recipe.rate}")
+
+    monkeypatch.setattr("outgrow.commands.grow.Trainer", told)
+    assert main(["grow", "digits", *words]) == 2
+    assert f"rate {rate}" in capsys.readouterr().err
+
+
 def test_help_does_not_wait_for_torch():
     code = """
 import sys, outgrow.cli
