@@ -28,11 +28,12 @@ from optimizer_cases import (
     steps,
     widened,
 )
+from outgrow.net import newborns
 from outgrow.net.axes import axes, find_axis
 from outgrow.net.edit import Change, Edit
 from outgrow.net.enlargement import widen
 from outgrow.net.laws import LAWS
-from outgrow.net.newborns import BIRTHS, Newborns
+from outgrow.net.newborns import BIRTHS, FIRST_RATE, Newborns
 from outgrow.net.surgery import replace_
 from outgrow.net.widening import Widening
 
@@ -210,6 +211,53 @@ def test_newborns_grow_up():
     widened(model, "0", 2, optimizer)
     assert births_in(optimizer) == 3
     steps(model, optimizer, 3, 95)
+    assert births_in(optimizer) == 0
+
+
+@every_ageing
+def test_new_entries_may_start_at_a_lower_rate_that_rises_to_the_groups_own(make: Make, monkeypatch):
+    """They take the share of their steps; the gradients of `steps` do not depend on where they are."""
+    monkeypatch.setattr(newborns, "YOUTH", 20)
+    models, optimizers = [seed(), seed()], []
+    for model in models:
+        optimizers.append(make(model.parameters()))
+        optimizers[-1].param_groups[0]["weight_decay"] = 0.0
+        steps(model, optimizers[-1], 0, 5)
+        widened(model, "0", 2, optimizers[-1])
+    slow, usual = models
+    rate = optimizers[0].param_groups[0]["lr"]
+    optimizers[0].param_groups[0][FIRST_RATE] = 0.3 * rate
+    for age in range(1, 40):
+        before = [(model[0].bias.detach().clone()) for model in models]
+        for model, optimizer in zip(models, optimizers, strict=True):
+            steps(model, optimizer, 4 + age, 5 + age)
+        moved, whole = (model[0].bias.detach() - old for model, old in zip(models, before, strict=True))
+        share = min(max(0.3, age / 20), 1.0)
+        torch.testing.assert_close(moved[4:], share * whole[4:], rtol=1e-6, atol=1e-9)
+    assert torch.equal(slow[0].bias[:4], usual[0].bias[:4])
+
+
+def test_a_rate_to_start_with_that_is_not_lower_changes_nothing():
+    ends = []
+    for first in ({}, {FIRST_RATE: 0.01}):
+        model = seed()
+        optimizer = torch.optim.AdamW([{"params": [*model.parameters()], **first}], lr=0.01)
+        steps(model, optimizer, 0, 5)
+        widened(model, "0", 2, optimizer)
+        steps(model, optimizer, 5, 30)
+        ends.append(torch.cat([parameter.detach().flatten() for parameter in model.parameters()]))
+    assert torch.equal(*ends)
+
+
+def test_newborns_that_start_at_a_lower_rate_are_young_until_they_have_the_groups_own(monkeypatch):
+    monkeypatch.setattr(newborns, "YOUTH", 100)
+    model = seed()
+    optimizer = torch.optim.Adam([{"params": [*model.parameters()], FIRST_RATE: 1e-3}], lr=0.01, betas=(0.9, 0.9))
+    steps(model, optimizer, 0, 3)
+    widened(model, "0", 2, optimizer)
+    steps(model, optimizer, 3, 102)
+    assert births_in(optimizer) == 3
+    steps(model, optimizer, 102, 103)
     assert births_in(optimizer) == 0
 
 

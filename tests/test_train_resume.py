@@ -33,7 +33,7 @@ class Stop(BaseException):
 
 RUNS = {
     "table": ("rings", "outgrow", {}, Recipe(3, 32, share=0.6), None),
-    "augmented images with BatchNorm": ("images", "outgrow", {}, Recipe(2, 32, share=0.6), None),
+    "augmented images with BatchNorm": ("images", "outgrow", {}, Recipe(2, 32, share=0.6, rate=2e-2), None),
     "blocks": ("residual", "random", {"depth": "1"}, Recipe(2, 64, share=0.6), None),
     "removals": ("residual", "outgrow", {"prune": "true"}, Recipe(3, 32, share=0.6), None),
     "limited FLOPs": ("images", "outgrow", {}, Recipe(2, 32, share=0.6), 4e8),

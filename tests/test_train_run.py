@@ -7,14 +7,19 @@ import os
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 import outgrow
+from optimizer_cases import carried
 from outgrow.data import Batches, Dataset, Split
 from outgrow.errors import InputError
 from outgrow.grow.budget import Budget
 from outgrow.grow.policies.schedule import Schedule
 from outgrow.models import Seed
+from outgrow.net.axes import axes
 from outgrow.net.cost import flops, parameters
+from outgrow.net.enlargement import widen
+from outgrow.net.widening import Widening
 from outgrow.registry import policy_of
 from outgrow.train.divergence import DivergedError
 from outgrow.train.evaluate import StandardizedMSE, evaluate
@@ -216,6 +221,34 @@ def test_the_peak_rate_rises_with_batch_and_length_where_there_is_batchnorm_and_
         assert max(rates) == 2e-2
     assert by_batch[0] == by_batch[1] == 3e-3
     assert {Recipe(epochs, 128).suiting(plain, 50_000).rate for epochs in (1, 300)} == {3e-3}
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_units_behind_a_norm_that_come_later_do_not_die_at_a_high_rate(seed):
+    """3 of 10 labels are wrong; where new scales and shifts have that rate at once, 13 and 11 of the 48 new units die."""
+    torch.manual_seed(seed)
+    x = torch.randn(4_096, 16)
+    y = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 4))(x).argmax(1)
+    hidden = (nn.Linear(16, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU())
+    model = nn.Sequential(*hidden, nn.Linear(8, 4))
+    optimizer = Recipe(1, 64, rate=2e-2).optimizer(model)
+
+    def train(steps: int) -> None:
+        for batch in torch.randint(0, len(x), (steps, 64)):
+            labels = torch.where(torch.rand(64) < 0.3, torch.randint(0, 4, (64,)), y[batch])
+            optimizer.zero_grad()
+            F.cross_entropy(model(x[batch]), labels).backward()
+            optimizer.step()
+
+    train(100)
+    found = axes(model, x[:1])
+    more = [Widening(axis, 24) for axis in found if axis.growable]
+    carried(model, lambda: widen(model, found, more), optimizer)
+    train(800)
+    model.eval()
+    shares = torch.cat([(model[:end](x) > 0).float().mean(0) for end in (3, 6)])
+    assert len(shares) == 60
+    assert (shares < 0.002).sum() <= 3
 
 
 @pytest.mark.parametrize("seed", [0, 1])

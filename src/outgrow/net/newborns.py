@@ -3,8 +3,13 @@
 Adam and its relatives divide their moments by `1 - beta^t` with one count t for a whole parameter. An entry that came
 in s steps ago, with zero moments, needs `1 - beta^s`; under the old count its first step would be 3.2 learning rates
 (method.md, section 10). The dates of birth are kept in the optimizer's state, and are saved and loaded with it.
+
+A group of parameters may have a rate that new entries start with, lower than its own: the option `first_rate`. Under
+Adam at a high rate the scale and shift of a unit that is not heard yet drift, by whole steps of the rate however small
+their gradients are, until a ReLU behind them lets nothing through.
 """
 
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +26,11 @@ from outgrow.net.laws import Group, Law, Step, innermost, law_of, taken
 
 BIRTHS = "births"
 """Key of the dates in the state of a parameter."""
+
+FIRST_RATE = "first_rate"
+"""Option of a group of parameters: the rate that new entries start with, which rises to the group's own."""
+
+YOUTH = 2_000  # steps in which it rises; half a run of 12 epochs on CIFAR-10
 
 GROWN_UP = 1e-2  # of its moments is missing at most: steps with the own correction and the parameter's differ by 0.5 %
 
@@ -140,33 +150,47 @@ class Newborns:
 
     def _correct_alike_(self, step: Step, young: Sequence[Young], age: int) -> None:
         factors = self._factors(step, young, age)
-        value = self._law.value(step, factors)
+        value = self._law.value(step, factors[:-1])
+        if _starts_lower(step.group):
+            value = step.start() + factors[-1] * (value - step.start())
         value = torch.view_as_complex(value) if step.parameters[0].is_complex() else value
         pieces = value.to(step.parameters[0].dtype).split([len(at) for at in step.at])
         for parameter, at, piece in zip(step.parameters, step.at, pieces, strict=True):
             parameter.put_(at, piece)
         slowest = max(map(float, step.group["betas"]))
-        for state, each in zip(step.states, young, strict=True):
-            if slowest ** (age - each.dates[-1]) < GROWN_UP:
+        for state, each, group in zip(step.states, young, step.groups, strict=True):
+            youngest = age - each.dates[-1]
+            if slowest**youngest < GROWN_UP and (youngest >= YOUTH or FIRST_RATE not in group):
                 del state[BIRTHS]
 
     def _factors(self, step: Step, young: Sequence[Young], age: int) -> Tensor:
-        """The numbers that depend on age, for each entry [factors, young], with one dimension more where complex."""
+        """The numbers that depend on age, and last the share of its step, for each entry [factors + 1, young]."""
         key, dates = tuple(young), sorted({date for each in young for date in each.dates})
         if key not in self._which:
             places = [torch.searchsorted(torch.tensor(dates), torch.tensor(each.dates)) for each in young]
             whiches = zip(places, young, strict=True)
             self._which[key] = torch.cat([place.to(each.which.device)[each.which] for place, each in whiches])
-        of_date = [self._law.factors(step.group, age - date, age) for date in dates]
+        of_date = [(*self._law.factors(step.group, age - date, age), _share(step.group, age - date)) for date in dates]
         dtype = torch.promote_types(step.starts[0].dtype.to_real(), torch.float32)
         table = torch.tensor(of_date, dtype=dtype).T.to(step.starts[0].device)
         factors = table.index_select(1, self._which[key])
-        return factors.unsqueeze(-1) if step.parameters[0].is_complex() else factors
+        return factors.unsqueeze(-1) if step.parameters[0].is_complex() else factors  # complex entries are pairs
+
+
+def _starts_lower(group: Group) -> bool:
+    """Whether new entries start with a lower rate than the group has now."""
+    return bool(group.get(FIRST_RATE, math.inf) < float(group["lr"]))
+
+
+def _share(group: Group, age: int) -> float:
+    """What share of the group's rate an entry has: what it starts with, or so much of it as of its youth is over."""
+    return min(max(group[FIRST_RATE] / float(group["lr"]), age / YOUTH), 1.0) if _starts_lower(group) else 1.0
 
 
 def _options(group: Group) -> tuple[Any, ...]:
     """What the groups of parameters have in common whose entries are corrected at once: all but weight decay."""
-    options = [value for key, value in group.items() if key not in ("params", "param_names", "weight_decay")]
+    others = {"params", "param_names", "weight_decay"} | (set() if _starts_lower(group) else {FIRST_RATE})
+    options = [value for key, value in group.items() if key not in others]
     return tuple(float(value) if isinstance(value, Tensor) else repr(value) for value in options)
 
 

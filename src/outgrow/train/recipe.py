@@ -7,6 +7,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import AdamW
 
+from outgrow.net.newborns import FIRST_RATE
 from outgrow.stored import Stored
 
 RATE = 3e-3
@@ -110,10 +111,16 @@ class Recipe:
         return self.rate * min(1.0, (1 - progress) / (1 - start))
 
     def optimizer(self, model: nn.Module) -> AdamW:
-        """Return AdamW over a model's parameters, fused on CPUs for its speed, with decay on weights alone."""
+        """Return AdamW over a model's parameters, fused on CPUs for its speed, with decay on weights alone.
+
+        New scales and shifts start with the rate of networks without BatchNorm: behind a ReLU they would die at others.
+        """
         decayed = [p for p in model.parameters() if p.ndim > 1]
         plain = [p for p in model.parameters() if p.ndim <= 1]
-        groups = [{"params": decayed, "weight_decay": self.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+        groups = [
+            {"params": decayed, "weight_decay": self.weight_decay},
+            {"params": plain, "weight_decay": 0.0, FIRST_RATE: RATE},
+        ]
         # on GPUs its counts lie where newborns would wait for them at each step; complex parameters can't be fused
         fused = all(p.is_floating_point() and p.device.type == "cpu" for p in model.parameters())
         return AdamW([group for group in groups if group["params"]], lr=self.rate, fused=fused)
