@@ -94,12 +94,14 @@ def test_no_runs_are_no_tables():
 
 def test_parameters_needed_are_the_fewest_of_any_epoch_that_was_good_enough():
     curve = [[1, 5_000, 0.65], [2, 8_000, 0.71], [3, 7_000, 0.70], [4, 9_000, 0.74]]
-    run = {"row": "secnn,share=1", "epochs": 4, "seed": 0, "curve": curve, "growths": {"widen": 3}, **MADE}
+    run = {"row": "secnn,share=1", "epochs": 4, "seed": 0, "sizes_wanted": [], "curve": curve, **MADE}
+    run["growths"] = {"widen": 3}
     run["sizes"] = [size(0.75, params=9_000)]
     assert cifar.needed([run], 70) == "7,000"
     assert cifar.needed([run, {**run, "curve": curve[:2]}], 70) == "7,500"
     assert cifar.needed([run], 80) == "-"
-    (told,) = [line for line in cifar.tables([run]).splitlines() if line.startswith("| SECNN's")]
+    before = {**run, "curve": curve[:2]}  # the same run by an older commit
+    (told,) = [line for line in cifar.tables([before, run]).splitlines() if line.startswith("| SECNN's")]
     assert told.split(" | ")[3:10] == ["7,000", "-", "74.00", "9,000", "74.00", "75.00", "9,000"]
 
 

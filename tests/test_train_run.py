@@ -225,7 +225,7 @@ def test_the_peak_rate_rises_with_batch_and_length_where_there_is_batchnorm_and_
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_units_behind_a_norm_that_come_later_do_not_die_at_a_high_rate(seed):
-    """3 of 10 labels are wrong; where new scales and shifts have that rate at once, 13 and 11 of the 48 new units die."""
+    """3 of 10 labels are wrong. With new scales and shifts at that rate at once, 13 and 11 of 48 new units die."""
     torch.manual_seed(seed)
     x = torch.randn(4_096, 16)
     y = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 4))(x).argmax(1)

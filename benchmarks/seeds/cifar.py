@@ -20,7 +20,7 @@ from outgrow.data import Dataset
 from outgrow.models import Seed, imported_seed
 from outgrow.train.alone import train_alone
 from outgrow.train.energy import added
-from outgrow.train.recipe import NORMED_RATE, Recipe
+from outgrow.train.recipe import NORMED_RATE, RATE, Recipe
 from outgrow.train.uniform import uniform
 from seeds.growing import At, grown, newest, percent
 
@@ -62,7 +62,9 @@ class Job:
         """Return what makes two runs the same, as JSON."""
         sizes = list(self.sizes) if self.row in ("family", "alone") else []
         setup = [list(WIDTHS), BATCH, NORMED_RATE, SECNN_SIZE]
-        return {"row": self.row, "epochs": self.epochs, "sizes_wanted": sizes, "seed": self.seed, "setup": setup}
+        of_newborns = {} if self.row == "alone" else {"first_rate": RATE}
+        of_run = {"row": self.row, "epochs": self.epochs, "sizes_wanted": sizes, "seed": self.seed, "setup": setup}
+        return of_run | of_newborns
 
     def __str__(self) -> str:
         return f"{self.row}, {self.epochs} epochs, seed {self.seed}"
@@ -117,10 +119,15 @@ def tables(lines: Sequence[Mapping]) -> str:
     """Accuracy and parameters of every row; what was to be reached; what the family took beside the sweep."""
     if not lines:
         return "No runs yet."
-    lines = newest(lines)
+    lines = runs_of(lines)
     watched = [line for line in lines if line["row"] in WATCHED]
     sized = grouped([line for line in lines if line["row"] not in WATCHED], sweep)
     return "\n\n".join([watched_table(watched), *map(sizes_table, sized.values()), made_with(lines)])
+
+
+def runs_of(lines: Sequence[Mapping]) -> list[Mapping]:
+    """The newest run of each row, length and seed."""
+    return [*{(line["row"], *sweep(line), line["seed"]): line for line in newest(lines)}.values()]
 
 
 def sweep(line: Mapping) -> tuple:
@@ -208,7 +215,7 @@ def fronts(lines: Sequence[Mapping]) -> Figure:
     with rc_context(STYLE):
         figure = Figure(figsize=(6.4, 3.6), layout="constrained")
         axes = figure.subplots()
-        groups = grouped(newest(lines), lambda line: (line["row"], line["epochs"]))
+        groups = grouped(runs_of(lines), lambda line: (line["row"], line["epochs"]))
         for ((name, epochs), runs), color in zip(groups.items(), cycle(DISTINCT), strict=False):
             for at, line in enumerate(runs):
                 points = sorted((size["params"], percent(size)) for size in finished(line))
