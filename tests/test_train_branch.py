@@ -129,6 +129,31 @@ def test_all_that_branches_take_is_counted(grown, tmp_path):
         assert taught.run([first["name"]])["total"]["branch_flops"] == took + answers
 
 
+def test_the_smaller_a_size_the_higher_the_rate_of_its_branch(grown, tmp_path, monkeypatch):
+    """Up to four times that of the run, after a warm-up, and zero in the end."""
+    seen, make = [], Recipe.optimizer
+
+    def watched(recipe, model):
+        rates, optimizer = [], make(recipe, model)
+        optimizer.register_step_post_hook(lambda *_: rates.append(optimizer.param_groups[0]["lr"]))
+        seen.append(rates)
+        return optimizer
+
+    monkeypatch.setattr(Recipe, "optimizer", watched)
+    run, _ = branches(grown, tmp_path, length=0.5)
+    ends = run.sizes[-1]["flops"]
+    run.run([entry["name"] for entry in run.sizes[:-1]])
+    assert len(seen) == len(run.sizes) - 1
+    for entry, rates in zip(reversed(run.sizes[:-1]), seen, strict=True):
+        times = max(rates) / RECIPE.rate
+        assert times == pytest.approx(
+            min(max((ends / entry["flops"]) ** 0.5, 1), 4), rel=0.15
+        )  # the peak lies between steps
+        assert rates[0] < max(rates) > rates[-1] < 0.05 * max(rates)
+    peaks = [max(rates) for rates in seen]
+    assert peaks == sorted(peaks)
+
+
 def cutting(out, network, training, examples):
     """What it takes to cut the smallest size out of the largest."""
     first, last = (read(out)["sizes"][at] for at in (0, -1))

@@ -8,6 +8,7 @@ answers of the network with which the run ended, which are computed once. With f
 those of that network, S the steps of the run, b examples a step and n examples in all,
 
     steps of a branch    length S sqrt(F / f), at most S      smaller sizes are cut further, and cost less
+    rate at its highest      that of the run times sqrt(F / f), 1 to `HIGHEST` times: they have further to go
     FLOPs of it          3 f b steps, and at most `CUT` of that for cutting it out, where that is enough
     of the answers       F n
 
@@ -54,6 +55,7 @@ from outgrow.train.stepper import Stepper
 
 CUT = 0.1  # of the FLOPs of a branch, for cutting its network out of a larger one
 WARMUP = 0.1  # of the steps of a branch
+HIGHEST = 4.0  # times the rate of the run, at most
 
 Entry = dict[str, Any]
 
@@ -147,6 +149,11 @@ class Branches:
         share = self._finish.length * math.sqrt(self._teacher["flops"] / entry["flops"])
         return max(round(min(share, 1.0) * self._course_steps), 1)
 
+    def _rate(self, entry: Entry) -> float:
+        """The rate of a branch at its highest."""
+        further = math.sqrt(self._teacher["flops"] / entry["flops"])
+        return self._recipe.rate * min(max(further, 1.0), HIGHEST)
+
     def _training(self, entry: Entry, steps: int) -> int:
         """What steps of a size take [flops]."""
         return 3 * int(entry["flops"]) * self._loaders.train.batch_size * steps
@@ -184,7 +191,7 @@ class Branches:
         about = {"of": entry["name"], "params": entry["params"], "steps": steps, "start": start}
         self._on_record({"record": "branch", **about, **place})
         loaders = Loaders(self._lessons, self._recipe, self._seed + 3 * (number + 1), self._device)
-        settled = self._trained(net, loaders, self._loss_for(entry), steps, energy)
+        settled = self._trained(net, loaders, self._loss_for(entry), steps, self._rate(entry), energy)
         self._flops += self._training(entry, steps) + entry["flops"] * self._settling
         if settled is not None:
             settle_statistics_(settled, loaders.full)
@@ -263,7 +270,9 @@ class Branches:
         tensors = self._folder.read_tensors(entry["file"], entry["sha256"])
         return restored(self._network, entry["blocks"], tensors, settings).to(self._device)
 
-    def _trained(self, net: nn.Module, loaders: Loaders, loss: Loss, steps: int, energy: Meter) -> nn.Module | None:
+    def _trained(
+        self, net: nn.Module, loaders: Loaders, loss: Loss, steps: int, rate: float, energy: Meter
+    ) -> nn.Module | None:
         """Train with a falling rate; return the averaged weights, or None where the loss is no longer finite."""
         optimizer, ranks = self._recipe.optimizer(net), Ranks()
         stepper = Stepper(net, optimizer, self._precision, self._compiled)
@@ -273,7 +282,7 @@ class Branches:
             for x, y in loaders.train:
                 done = (step + 0.5) / steps
                 for group in optimizer.param_groups:
-                    group["lr"] = self._recipe.rate * min(done / WARMUP, 1.0) * (1 - done)
+                    group["lr"] = rate * min(done / WARMUP, 1.0) * (1 - done)
                 total += stepper.step_(loss, x, y)
                 update_(average, net)
                 step += 1
