@@ -30,7 +30,7 @@ from outgrow.models import SeedNetwork
 from outgrow.train.alone import train_alone
 from outgrow.train.architecture import Grown
 from outgrow.train.average import settle_statistics_
-from outgrow.train.branch import Branches
+from outgrow.train.branch import HIGHEST, Branches
 from outgrow.train.evaluate import evaluate, loss_of
 from outgrow.train.finish import Finishing
 from outgrow.train.folder import RunFolder
@@ -70,7 +70,7 @@ class Job:
     def key(self) -> dict:
         """Return what makes two jobs the same, as JSON."""
         own = {"epochs": self.epochs, "family_epochs": round(SHORTER * self.epochs)}
-        return {"task": self.name, **own, "seed": self.seed, "setup": TASKS[self.name].setup()}
+        return {"task": self.name, **own, "seed": self.seed, "setup": TASKS[self.name].setup(), "highest_rate": HIGHEST}
 
 
 def main() -> None:

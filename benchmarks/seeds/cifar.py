@@ -19,6 +19,7 @@ from tasks import CIFAR, Task
 from outgrow.data import Dataset
 from outgrow.models import Seed, imported_seed
 from outgrow.train.alone import train_alone
+from outgrow.train.branch import HIGHEST
 from outgrow.train.energy import added
 from outgrow.train.recipe import NORMED_RATE, RATE, Recipe
 from outgrow.train.uniform import uniform
@@ -63,8 +64,9 @@ class Job:
         sizes = list(self.sizes) if self.row in ("family", "alone") else []
         setup = [list(WIDTHS), BATCH, NORMED_RATE, SECNN_SIZE]
         of_newborns = {} if self.row == "alone" else {"first_rate": RATE}
+        of_branches = {"highest_rate": HIGHEST} if self.row == "family" else {}
         of_run = {"row": self.row, "epochs": self.epochs, "sizes_wanted": sizes, "seed": self.seed, "setup": setup}
-        return of_run | of_newborns
+        return of_run | of_newborns | of_branches
 
     def __str__(self) -> str:
         return f"{self.row}, {self.epochs} epochs, seed {self.seed}"
