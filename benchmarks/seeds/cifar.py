@@ -128,8 +128,9 @@ def tables(lines: Sequence[Mapping]) -> str:
 
 
 def runs_of(lines: Sequence[Mapping]) -> list[Mapping]:
-    """The newest run of each row, length and seed."""
-    return [*{(line["row"], *sweep(line), line["seed"]): line for line in newest(lines)}.values()]
+    """The newest run of each row, length and seed, row by row."""
+    found = {(line["row"], *sweep(line), line["seed"]): line for line in newest(lines)}
+    return sorted(found.values(), key=lambda line: [*ROWS].index(line["row"]))
 
 
 def sweep(line: Mapping) -> tuple:
@@ -215,7 +216,7 @@ def figures(lines: Sequence[Mapping]) -> dict[str, bytes]:
 def fronts(lines: Sequence[Mapping]) -> Figure:
     """Draw the sizes of every run, and what was published."""
     with rc_context(STYLE):
-        figure = Figure(figsize=(6.4, 3.6), layout="constrained")
+        figure = Figure(figsize=(6.4, 4.8), layout="constrained")
         axes = figure.subplots()
         groups = grouped(runs_of(lines), lambda line: (line["row"], line["epochs"]))
         for ((name, epochs), runs), color in zip(groups.items(), cycle(DISTINCT), strict=False):
@@ -225,5 +226,5 @@ def fronts(lines: Sequence[Mapping]) -> Figure:
                 axes.plot(*zip(*points, strict=True), ".-", color=color, linewidth=0.8, label=label)
         axes.plot(SECNN[0], SECNN[1], "x", color="#20262d", label="SECNN, published, 300 epochs, best epoch")
         axes.set(xscale="log", xlabel="parameters", ylabel="test accuracy, %")
-        axes.legend(fontsize=7)
+        figure.legend(fontsize=7, loc="outside lower left", frameon=False)
     return figure
