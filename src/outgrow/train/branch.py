@@ -8,7 +8,7 @@ answers of the network with which the run ended, which are computed once. With f
 those of that network, S the steps of the run, b examples a step and n examples in all,
 
     steps of a branch    length S sqrt(F / f), at most S      smaller sizes are cut further, and cost less
-    rate at its highest      that of the run times sqrt(F / f), 1 to `HIGHEST` times: they have further to go
+    rate at its highest  that of the run times sqrt(F / f), 1 to `HIGHEST` times: they have further to go
     FLOPs of it          3 f b steps, and at most `CUT` of that for cutting it out, where that is enough
     of the answers       F n
 
