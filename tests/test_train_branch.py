@@ -145,10 +145,8 @@ def test_the_smaller_a_size_the_higher_the_rate_of_its_branch(grown, tmp_path, m
     run.run([entry["name"] for entry in run.sizes[:-1]])
     assert len(seen) == len(run.sizes) - 1
     for entry, rates in zip(reversed(run.sizes[:-1]), seen, strict=True):
-        times = max(rates) / RECIPE.rate
-        assert times == pytest.approx(
-            min(max((ends / entry["flops"]) ** 0.5, 1), 4), rel=0.15
-        )  # the peak lies between steps
+        further = min(max((ends / entry["flops"]) ** 0.5, 1), 4)
+        assert max(rates) == pytest.approx(further * RECIPE.rate, rel=0.15)  # the peak lies between steps
         assert rates[0] < max(rates) > rates[-1] < 0.05 * max(rates)
     peaks = [max(rates) for rates in seen]
     assert peaks == sorted(peaks)

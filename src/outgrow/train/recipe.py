@@ -113,7 +113,7 @@ class Recipe:
     def optimizer(self, model: nn.Module) -> AdamW:
         """Return AdamW over a model's parameters, fused on CPUs for its speed, with decay on weights alone.
 
-        New scales and shifts start with the rate of networks without BatchNorm: behind a ReLU they would die at others.
+        New scales, shifts and biases start at 3e-3, see `outgrow.net.newborns`: at higher rates their units often die.
         """
         decayed = [p for p in model.parameters() if p.ndim > 1]
         plain = [p for p in model.parameters() if p.ndim <= 1]
