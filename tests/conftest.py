@@ -2,6 +2,7 @@
 
 import os
 import random
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -23,3 +24,18 @@ def seeded():
 def patient(monkeypatch):
     """No word about a wait, which on a busy machine may come in any command."""
     monkeypatch.setattr("outgrow.show.waiting.PATIENCE", 3_600.0)
+
+
+@pytest.fixture
+def printed(tmp_path, monkeypatch, capsys) -> Callable[[str], str]:
+    """Run code as a script of its own in an empty folder, and return what it prints.
+
+    It runs in this process, since a fresh interpreter imports torch and its friends for seconds.
+    """
+
+    def run(code: str) -> str:
+        monkeypatch.chdir(tmp_path)
+        exec(compile(code, "shown", "exec"), {"__name__": "__main__"})
+        return capsys.readouterr().out
+
+    return run

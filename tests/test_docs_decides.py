@@ -3,8 +3,6 @@
 import importlib.util
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -34,17 +32,17 @@ def example():
             yield {**dict.fromkeys(keys, value / 10), **losses, **about, "hardware": "", "commit": "", "torch": "2"}
 
 
-def test_the_example_says_when_and_where(tmp_path):
+def test_the_example_says_when_and_where(printed):
     (code,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
-    for printed in (result.stdout, PAGE):
-        now = [float(value) for value in re.findall(rf"gain_now ({NUMBER})", printed)]
-        first, second, later_first, later_second = [tuple(map(float, found)) for found in SHOWN.findall(printed)]
+    result = printed(code)
+    for text in (result, PAGE):
+        now = [float(value) for value in re.findall(rf"gain_now ({NUMBER})", text)]
+        first, second, later_first, later_second = [tuple(map(float, found)) for found in SHOWN.findall(text)]
         assert now[0] > 2 * max(first[2], second[2])  # early the present weights are worth most
         assert later_first[2] > 2 * later_first[3] > 0  # later the bottleneck
         assert later_first[2] > 10 * max(now[1], later_second[2])
         assert 0.75 < later_first[4] / later_first[2] < 1.33
-    assert len(result.stdout.splitlines()) == 6
+    assert len(result.splitlines()) == 6
 
 
 @pytest.mark.parametrize("line", re.findall(r"^\| ((?:nearly|something|the same).*) \|$", PAGE, re.MULTILINE))

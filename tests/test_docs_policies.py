@@ -4,7 +4,6 @@ import importlib.util
 import json
 import re
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 
@@ -95,10 +94,13 @@ def test_a_run_takes_it_by_name(folder, monkeypatch, capsys):
     del sys.modules["mypolicies"]
 
 
-def test_a_loop_takes_it_as_it_is(folder):
-    result = subprocess.run([sys.executable, "-c", LOOP], capture_output=True, text=True, check=True, cwd=folder)
-    assert len(result.stdout.splitlines()) == 5
-    assert "grew 0 4 -> 6" in result.stdout
+def test_a_loop_takes_it_as_it_is(folder, printed, monkeypatch):
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.delitem(sys.modules, "mypolicies", raising=False)
+    result = printed(LOOP)
+    assert len(result.splitlines()) == 5
+    assert "grew 0 4 -> 6" in result
+    del sys.modules["mypolicies"]
 
 
 @pytest.mark.parametrize("name", POLICIES)

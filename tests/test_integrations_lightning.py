@@ -325,17 +325,14 @@ def test_two_processes_grow_alike_bit_for_bit(tmp_path):
     assert first["weights"]["body.0.weight"].shape[0] > 6
 
 
-def test_the_page_and_the_example_run(tmp_path):
+def test_the_page_and_the_example_run(printed):
     root = Path(__file__).resolve().parents[1]
     page = (root / "docs" / "lightning.md").read_text().split("<!-- lightning -->")[1].split("```python\n")[1]
-    found = subprocess.run(
-        [sys.executable, "-c", page.split("```")[0]], capture_output=True, text=True, check=True, cwd=tmp_path
-    )
-    last = found.stdout.splitlines()[-2:]
-    assert last[0].startswith("Grower(")
-    assert int(last[1]) > 4
-    example = root / "examples" / "lightning_callback.py"
-    assert len(example.read_text().splitlines()) <= 80
-    found = subprocess.run([sys.executable, str(example)], capture_output=True, text=True, check=True, cwd=tmp_path)
-    assert found.stdout.count("on the test part") == 2
-    assert "grew net.0" in found.stdout
+    *_, grower, width = printed(page.split("```")[0]).splitlines()
+    assert grower.startswith("Grower(")
+    assert int(width) > 4
+    example = (root / "examples" / "lightning_callback.py").read_text()
+    assert len(example.splitlines()) <= 80
+    said = printed(example)
+    assert said.count("on the test part") == 2
+    assert "grew net.0" in said

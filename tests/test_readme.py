@@ -20,11 +20,10 @@ def test_the_loop_of_the_readme_runs_and_prints_what_it_says(tmp_path):
     assert re.search(rf"`{line}`", README)
 
 
-def test_the_edits_of_the_readme_print_what_it_says(tmp_path):
+def test_the_edits_of_the_readme_print_what_it_says(printed):
     shown = re.search(r"```python\n([^`]*deepen_[^`]*)```\n\nprints\n\n((?:    .*\n)+)", README)
-    edits, printed = shown.groups()
-    result = subprocess.run([sys.executable, "-c", edits], capture_output=True, text=True, check=True, cwd=tmp_path)
-    assert [line.strip() for line in printed.splitlines()] == result.stdout.splitlines()
+    edits, said = shown.groups()
+    assert [line.strip() for line in said.splitlines()] == printed(edits).splitlines()
 
 
 def test_ci_runs_the_second_command_word_for_word():
@@ -46,19 +45,16 @@ def test_links_lead_somewhere(page):
         assert link.startswith("https://") or (ROOT / page).parent.joinpath(link.partition("#")[0]).exists(), link
 
 
-def test_the_estimator_of_the_readme_runs_as_shown(tmp_path):
+def test_the_estimator_of_the_readme_runs_as_shown(printed):
     shown = next(block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "sklearn import" in block)
     page = (ROOT / "docs" / "sklearn.md").read_text().split("<!-- sklearn -->")[1].split("```python\n")[1]
     for code in (shown, page.split("```")[0]):
-        found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
-        assert re.match(r"0\.9\d+ \[\d+", found.stdout)
+        assert re.match(r"0\.9\d+ \[\d+", printed(code))
 
 
-def test_a_loop_goes_on_as_shown(tmp_path):
+def test_a_loop_goes_on_as_shown(printed):
     page = (ROOT / "docs" / "loops.md").read_text().split("<!-- going on -->")[1].split("```python\n")[1]
-    command = [sys.executable, "-c", page.split("```")[0]]
-    found = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
-    assert found.stdout == "True 1\n"
+    assert printed(page.split("```")[0]) == "True 1\n"
 
 
 def test_the_example_of_several_processes_is_short_and_runs():
@@ -69,27 +65,21 @@ def test_the_example_of_several_processes_is_short_and_runs():
     assert found.stdout.count("grew 0 4 -> ") == 1
 
 
-def test_the_example_of_a_table_is_short_and_runs():
-    example = ROOT / "examples" / "sklearn_table.py"
-    assert len(example.read_text().splitlines()) <= 80
-    command = [sys.executable, str(example)]
-    found = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert found.stdout.count("on the test part") == 2
+def test_the_example_of_a_table_is_short_and_runs(printed):
+    example = (ROOT / "examples" / "sklearn_table.py").read_text()
+    assert len(example.splitlines()) <= 80
+    assert printed(example).count("on the test part") == 2
 
 
-def test_the_trainer_of_hugging_face_runs_as_shown(tmp_path):
+def test_the_trainer_of_hugging_face_runs_as_shown(printed, tmp_path):
     page = (ROOT / "docs" / "huggingface.md").read_text().split("<!-- huggingface -->")[1].split("```python\n")[1]
-    command = [sys.executable, "-c", page.split("```")[0]]
-    found = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
-    assert re.search(r"^\d+ parameters, \d+ wide$", found.stdout, re.MULTILINE)
+    assert re.search(r"^\d+ parameters, \d+ wide$", printed(page.split("```")[0]), re.MULTILINE)
     assert (tmp_path / "run" / "checkpoint-64").is_dir()
 
 
-def test_the_example_of_a_trainer_is_short_and_runs():
-    example = ROOT / "examples" / "huggingface_trainer.py"
-    assert len(example.read_text().splitlines()) <= 80
-    found = subprocess.run([sys.executable, str(example)], capture_output=True, text=True, check=True)
-    sizes = [
-        int(size.replace(",", "")) for size in re.findall(r"([\d,]+) parameters, .* on the test part", found.stdout)
-    ]
+def test_the_example_of_a_trainer_is_short_and_runs(printed):
+    example = (ROOT / "examples" / "huggingface_trainer.py").read_text()
+    assert len(example.splitlines()) <= 80
+    found = re.findall(r"([\d,]+) parameters, .* on the test part", printed(example))
+    sizes = [int(size.replace(",", "")) for size in found]
     assert sizes[0] < sizes[1] <= 20_000
