@@ -101,11 +101,16 @@ def draw_sizes(axes: Axes, lengths: families.Lengths) -> None:
             means = [statistics.mean(values) for values in y]
             axes.errorbar(x, means, yerr=[deviation(values) for values in y], elinewidth=0.7, **colors[name], **look)
             points[name] = (x[-1], means[-1])
+    logarithmic(axes, "{x:g}")
+    label_beside(axes, points, colors)
+
+
+def logarithmic(axes: Axes, form: str) -> None:
+    """Give a figure a logarithmic axis of x, with plain numbers of a form at 1, 2 and 5."""
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_major_formatter(form)
     axes.xaxis.set_minor_locator(NullLocator())
-    label_beside(axes, points, colors)
 
 
 def label_beside(axes: Axes, points: Mapping[str, tuple[float, float]], looks: Mapping[str, Mapping]) -> None:

@@ -11,7 +11,7 @@ from itertools import cycle
 from operator import itemgetter
 
 from cells import grouped, made_with, row, span, spread
-from drawing import DISTINCT, STYLE, svg
+from drawing import DISTINCT, STYLE, logarithmic, svg
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 from tasks import CIFAR, Task
@@ -219,12 +219,16 @@ def fronts(lines: Sequence[Mapping]) -> Figure:
         figure = Figure(figsize=(6.4, 4.8), layout="constrained")
         axes = figure.subplots()
         groups = grouped(runs_of(lines), lambda line: (line["row"], line["epochs"]))
-        for ((name, epochs), runs), color in zip(groups.items(), cycle(DISTINCT), strict=False):
+        colors = dict(zip(ROWS, DISTINCT, strict=False))
+        dashes = dict(zip(sorted({epochs for _, epochs in groups}), cycle((":", "--", "-")), strict=False))
+        for (name, epochs), runs in groups.items():
+            look = {"marker": ".", "linestyle": dashes[epochs], "color": colors[name], "linewidth": 0.8}
             for at, line in enumerate(runs):
                 points = sorted((size["params"], percent(size)) for size in finished(line))
                 label = None if at else f"{ROWS[name]}, {epochs} epochs"
-                axes.plot(*zip(*points, strict=True), ".-", color=color, linewidth=0.8, label=label)
+                axes.plot(*zip(*points, strict=True), **look, label=label)
         axes.plot(SECNN[0], SECNN[1], "x", color="#20262d", label="SECNN, published, 300 epochs, best epoch")
-        axes.set(xscale="log", xlabel="parameters", ylabel="test accuracy, %")
+        axes.set(xlabel="parameters", ylabel="test accuracy, %")
+        logarithmic(axes, "{x:,.0f}")
         figure.legend(fontsize=7, loc="outside lower left", frameon=False)
     return figure
