@@ -146,13 +146,16 @@ class Branches:
 
     def _steps(self, entry: Entry) -> int:
         """How many steps a branch takes where FLOPs are not limited."""
-        share = self._finish.length * math.sqrt(self._teacher["flops"] / entry["flops"])
+        share = self._finish.length * self._further(entry)
         return max(round(min(share, 1.0) * self._course_steps), 1)
 
     def _rate(self, entry: Entry) -> float:
         """The rate of a branch at its highest."""
-        further = math.sqrt(self._teacher["flops"] / entry["flops"])
-        return self._recipe.rate * min(max(further, 1.0), HIGHEST)
+        return self._recipe.rate * min(max(self._further(entry), 1.0), HIGHEST)
+
+    def _further(self, entry: Entry) -> float:
+        """How much further a size has to go than the largest: sqrt(F / f)."""
+        return math.sqrt(self._teacher["flops"] / entry["flops"])
 
     def _training(self, entry: Entry, steps: int) -> int:
         """What steps of a size take [flops]."""
