@@ -180,7 +180,7 @@ def test_secnns_network_takes_channels_and_layers():
     assert [place.name for place in found if place.growable] == ["0.2", "2.2", "4.2"]
 
 
-@pytest.mark.parametrize("row", ["outgrow,depth=true", "family", "alone"])
+@pytest.mark.parametrize("row", ["outgrow,depth=true", *cifar.FAMILIES, "alone"])
 def test_runs_on_images_make_lines_that_tables_take(monkeypatch, row):
     monkeypatch.setattr(cifar, "CIFAR", "digits")
     monkeypatch.setattr(cifar, "SECNN_SIZE", 8_000)

@@ -21,6 +21,7 @@ from outgrow.models import Seed, imported_seed
 from outgrow.train.alone import train_alone
 from outgrow.train.branch import HIGHEST
 from outgrow.train.energy import added
+from outgrow.train.finish import Finishing
 from outgrow.train.recipe import NORMED_RATE, RATE, Recipe
 from outgrow.train.uniform import uniform
 from seeds.growing import At, grown, newest, percent
@@ -35,9 +36,11 @@ ROWS = {
     "secnn,share=1,tau=1.03": "the same, where a score rises by 3 %, not twofold",
     "outgrow,depth=true": "the same network, the default policy with blocks, at most 62,698 parameters",
     "family": "our seed network, its family",
+    "family,length=0.16": "the same, branches twice as long",
     "alone": "plain networks of its sizes, each by itself",
 }
 WATCHED = tuple(ROWS)[:3]
+FAMILIES = {"family": Finishing(), "family,length=0.16": Finishing(length=0.16)}
 PUBLISHED = ("11,360", "33,655", "84.1", "62,698")
 SECNN = ((11_360, 33_655, 62_698), (70, 80, 84.1))
 CLAIMED = (70.0, 80.0)
@@ -61,10 +64,10 @@ class Job:
 
     def key(self) -> dict:
         """Return what makes two runs the same, as JSON."""
-        sizes = list(self.sizes) if self.row in ("family", "alone") else []
+        sizes = [] if self.row in WATCHED else list(self.sizes)
         setup = [list(WIDTHS), BATCH, NORMED_RATE, SECNN_SIZE]
         of_newborns = {} if self.row == "alone" else {"first_rate": RATE}
-        of_branches = {"highest_rate": HIGHEST} if self.row == "family" else {}
+        of_branches = {"highest_rate": HIGHEST} if self.row in FAMILIES else {}
         of_run = {"row": self.row, "epochs": self.epochs, "sizes_wanted": sizes, "seed": self.seed, "setup": setup}
         return of_run | of_newborns | of_branches
 
@@ -95,8 +98,9 @@ def run(job: Job, at: At) -> dict:
         network = imported_seed("seeds.networks:secnn", data.inputs, data.outputs, **scales)
         limit = None if job.row.startswith("secnn") else SECNN_SIZE
         line = grown(data, network, recipe, job.row, job.seed, at.device, max_params=limit, watched=True)
-    elif job.row == "family":
-        line = grown(data, task.network(data), recipe, "outgrow", job.seed, at.device, sizes=job.sizes)
+    elif job.row in FAMILIES:
+        how = {"sizes": job.sizes, "finish": FAMILIES[job.row]}
+        line = grown(data, task.network(data), recipe, "outgrow", job.seed, at.device, **how)
     else:
         line = alone(data, task.network(data), recipe, job, at.device)
     return {**job.key(), **line, **at.made()}
