@@ -58,6 +58,10 @@ def test_sizes_are_finished_afterwards(here, capsys):
     said = capsys.readouterr().err
     assert f"{done[0]['name']} is finished already" in said
     assert f"{after[-1]['name']} is what the run ended with: it needs no branch" in said
+    assert main(["finish", "run", "--sizes", "800", "--length", "0.3"]) == 0  # a longer one
+    (longer,) = (entry for entry in entries() if entry["name"] == done[0]["name"])
+    assert longer["branch_steps"] > 3 * done[0]["branch_steps"]
+    assert "already" not in capsys.readouterr().err
 
 
 def test_a_run_that_was_stopped_in_a_branch_goes_on_or_is_finished_afterwards(here, capsys, monkeypatch):

@@ -192,12 +192,17 @@ def test_stopped_and_run_again_is_the_same_as_at_once(grown, tmp_path, limited):
     assert journal(out) == journal(twice)
 
 
+@pytest.mark.parametrize("before", [None, 0.04])
 @pytest.mark.parametrize("where", ["unlink", "append"])
 @pytest.mark.parametrize("count", [1, 2, 3])
-def test_killed_between_two_writes_it_takes_up_what_is_missing(grown, tmp_path, monkeypatch, where, count):
-    once, out = branches(grown, tmp_path, "once")
+def test_killed_between_two_writes_it_takes_up_what_is_missing(grown, tmp_path, monkeypatch, where, count, before):
+    """Also where a longer branch takes the place of one of length `before`."""
+    once, out = branches(grown, tmp_path, "once", length=before or 0.08)
     names = [once.sizes[0]["name"]]
-    once.run(names, between=True)
+    if before:
+        once.run(names)
+    shutil.copytree(out, tmp_path / "twice")
+    branches(grown, tmp_path, "once")[0].run(names, between=True)
     run, twice = branches(grown, tmp_path, "twice")
     place = Path if where == "unlink" else RunFolder
     usual, calls = getattr(place, where), []
@@ -286,6 +291,32 @@ def test_each_size_is_cut_out_of_the_next_larger_one_that_is_finished(grown, tmp
         assert one["start"] == larger
 
 
+def test_a_longer_branch_takes_the_place_of_a_shorter_one_where_it_is_better(grown, tmp_path):
+    data = grown[0]
+    run, out = branches(grown, tmp_path, length=0.02)
+    left = run.sizes[0]["epoch"]
+    name = run.sizes[0]["name"]
+    short = dict(run.run([name])["sizes"][0])
+    spent = run.run([name])["total"]
+    for length in (0.01, 0.02):  # nothing is left to do
+        assert branches(grown, tmp_path, length=length)[0].run([name])["total"] == spent
+    within, _ = branches(grown, tmp_path, limit=10 * spent["train_flops"], length=0.3)
+    assert not within.is_due(within.sizes[0])
+    again, _ = branches(grown, tmp_path, length=0.3)
+    total = again.run([name])["total"]
+    long, per_epoch = again.sizes[0], len(Loaders(data, RECIPE, 0, "cpu").train)
+    assert long["branch_steps"] > 10 * short["branch_steps"] >= 10
+    assert total["branch_flops"] > spent["branch_flops"]
+    assert worth(data.task, long["validation"]) >= worth(data.task, short["validation"])
+    assert long["sha256"] != short["sha256"]
+    assert long["epoch"] == pytest.approx(left + long["branch_steps"] / per_epoch)
+    assert (out / long["file"]).exists()
+    assert not (out / short["file"]).exists()
+    older, _ = branches(grown, tmp_path, length=0.08)
+    del older.sizes[0]["branch_steps"]  # as family.json was before: branches had the usual length
+    assert not older.is_due(older.sizes[0])
+
+
 UNITS = st.integers(1, 9)
 
 
@@ -310,7 +341,9 @@ def test_a_branch_that_diverges_leaves_the_size_and_is_counted(grown, tmp_path, 
     monkeypatch.setattr(run, "_loss", lambda z, y: loss(z, y) * float("nan"))
     total = run.run([first["name"]])["total"]
     assert total["branch_flops"] > 0
-    assert read(out)["sizes"][0] == first | {"quality": "average", "finished": True}
+    entry = read(out)["sizes"][0]
+    assert entry.pop("branch_steps") > 0
+    assert entry == first | {"quality": "average", "finished": True}
     monkeypatch.setattr(run, "_loss", loss)
     run.run([second["name"]])
     assert "finished" in read(out)["sizes"][1]

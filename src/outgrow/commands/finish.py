@@ -1,7 +1,7 @@
 """`outgrow finish`: a branch for each size of a run that is done."""
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -68,7 +68,7 @@ def finish(options: "Finish") -> int:
     with locked(folder.path):
         branches = Branches(dataset, network, recipe, folder, how, **run)
         names = wanted(branches.sizes, asked) if asked else spaced(branches.sizes)
-        for line in _left_out(branches.sizes, names):
+        for line in _left_out(branches, names):
             print(f"outgrow: {line}", file=sys.stderr)
         return finished(branches, names, folder, console, "the same command goes on", between=not asked)
 
@@ -101,22 +101,22 @@ def finished(
     return 0
 
 
-def _left_out(sizes: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Iterator[str]:
+def _left_out(branches: Branches, names: Sequence[str]) -> Iterator[str]:
     """Say which of some sizes get no branch, and why.
 
     Args:
-        sizes: The entries of family.json.
+        branches: Would train them.
         names: Sizes to finish.
 
     Yields:
         A line for each.
     """
-    entries = {entry["name"]: entry for entry in sizes}
+    entries = {entry["name"]: entry for entry in branches.sizes}
     for name in names:
-        if "finished" in entries[name]:
-            yield f"{name} is finished already"
-        elif entries[name] is sizes[-1]:
+        if entries[name] is branches.sizes[-1]:
             yield f"{name} is what the run ended with: it needs no branch"
+        elif not branches.is_due(entries[name]):
+            yield f"{name} is finished already; a longer --length gives it another branch"
 
 
 def _options_of(config: Stored, options: "Finish") -> "Grow":

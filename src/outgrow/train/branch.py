@@ -14,8 +14,9 @@ those of that network, S the steps of the run, b examples a step and n examples 
 
 A size that no larger one contains, because it has fewer blocks, is trained on from its own weights. The average of the
 weights is what is saved, in place of those that the run left, if it is better on the validation part. Where its loss is
-no longer finite, it is not. Sizes between those that are finished may be cut out without any training, which often is
-better than what the run left.
+no longer finite, it is not. A size that is finished may get a longer branch later, which starts over: it is cut out of
+what its base is by then, and saved if it is better than the branch before. Sizes between those that are finished may be
+cut out without any training, which often is better than what the run left.
 """
 
 import math
@@ -44,7 +45,7 @@ from outgrow.train.distilled import Distilled, answers
 from outgrow.train.divergence import FINITE_EVERY
 from outgrow.train.energy import Meter, meter
 from outgrow.train.evaluate import evaluate, loss_of, worth
-from outgrow.train.finish import Finishing
+from outgrow.train.finish import LENGTH, Finishing
 from outgrow.train.folder import RunFolder
 from outgrow.train.loaders import CHUNK, Loaders
 from outgrow.train.ranks import Ranks
@@ -112,7 +113,7 @@ class Branches:
         return self._family.sizes
 
     def run(self, names: Sequence[str], between: bool = False) -> dict[str, Any]:
-        """Finish some sizes, the largest first; what is finished, and what the run ended with, stay as they are.
+        """Finish those of some sizes that are due, the largest first.
 
         Args:
             names: Which.
@@ -127,7 +128,7 @@ class Branches:
         known = {entry["name"]: entry for entry in self.sizes}
         if unknown := [name for name in names if name not in known]:
             raise InputError(f"{self._folder.path} has no size {unknown[0]!r}: it has {', '.join(known) or 'none'}")
-        planned = [known[name] for name in names if known[name] is not self._teacher and "finished" not in known[name]]
+        planned = [known[name] for name in names if self.is_due(known[name])]
         planned.sort(key=lambda entry: int(entry["params"]), reverse=True)
         for number, entry in enumerate(planned):
             self._branch(entry, planned[number:], {"number": number + 1, "count": len(planned)})
@@ -136,17 +137,28 @@ class Branches:
                 self._between(entry)
         return self._family.to_json()
 
+    def is_due(self, entry: Entry) -> bool:
+        """Return whether a size gets a branch: it had none, or, where FLOPs are not limited, only shorter ones."""
+        if entry is self._teacher:
+            return False
+        if "finished" not in entry:
+            return True
+        return self._limit is None and self._steps(entry) > entry.get("branch_steps", self._steps(entry, LENGTH))
+
     def _take_up(self) -> None:
         """Repair what a stop between two writes left: half a line of the journal, or a record that is not there."""
         self._folder.mend_journal()
-        told = [_mark(one) for one in self._folder.records() if one.get("record") == "size"]
+        records = [one for one in self._folder.records() if one.get("record") == "size"]
+        told = [_mark(one) for one in records]
+        # when the run left each size [epochs]: what was told of it first
+        self._left_at = {one["name"]: one["epoch"] for one in (*self._family.sizes, *reversed(records))}
         for entry in self._family.sizes:
             if _mark(entry) not in told:
                 self._folder.append({"record": "size", **entry})
 
-    def _steps(self, entry: Entry) -> int:
+    def _steps(self, entry: Entry, length: float | None = None) -> int:
         """How many steps a branch takes where FLOPs are not limited."""
-        share = self._finish.length * self._further(entry)
+        share = (length or self._finish.length) * self._further(entry)
         return max(round(min(share, 1.0) * self._course_steps), 1)
 
     def _rate(self, entry: Entry) -> float:
@@ -198,7 +210,7 @@ class Branches:
         self._flops += self._training(entry, steps) + entry["flops"] * self._settling
         if settled is not None:
             settle_statistics_(settled, loaders.full)
-        entry["finished"] = True
+        entry |= {"finished": True, "branch_steps": steps}
         self._save(entry, settled, "branch", start, (began, energy), steps / len(loaders.train))
 
     def _between(self, entry: Entry) -> None:
@@ -232,7 +244,7 @@ class Branches:
         self._count(time.perf_counter() - began, energy.read())
         if net is not None and better is not None:
             spent = {key: self._family.total[key] for key in ("train_flops", "seconds", "joules")}
-            entry |= {**better, **spent, "epoch": entry["epoch"] + epochs, "start": start}
+            entry |= {**better, **spent, "epoch": self._left_at[entry["name"]] + epochs, "start": start}
             self._family.replace(entry, quality, tensors_of(net))
         else:
             self._family.keep(entry)
@@ -373,7 +385,7 @@ def _known(loss: float | None) -> float:
 
 def _mark(size: Mapping[str, Any]) -> tuple[Any, ...]:
     """What tells the records of a size apart."""
-    return tuple(size.get(key) for key in ("name", "quality", "finished"))
+    return tuple(size.get(key) for key in ("name", "quality", "finished", "branch_steps"))
 
 
 def base_of(entry: Mapping[str, Any], sizes: Sequence[Entry]) -> Mapping[str, Any]:

@@ -6,6 +6,7 @@ from typing import Any
 
 from outgrow.errors import InputError
 
+LENGTH = 0.08  # of the branch of the largest size, as a share of the steps of the run
 RESERVED = 0.2  # of the training FLOPs, where they are limited, for the branches
 APART = 2.0  # times the parameters, at least, from one size that gets a branch to the next, where none are asked for
 
@@ -23,7 +24,7 @@ class Finishing:
         InputError: One is out of range.
     """
 
-    length: float = 0.08
+    length: float = LENGTH
     distil: float = 0.75
 
     def __post_init__(self) -> None:

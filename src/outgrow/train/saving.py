@@ -80,13 +80,13 @@ class FamilyWriter:
             quality: Where they come from, one of `outgrow.train.size.QUALITIES`.
             tensors: The tensors.
         """
-        before = entry["file"]
-        entry["file"] = f"sizes/{entry['name']}-{quality}.safetensors"
+        before, file = entry["file"], f"sizes/{entry['name']}-{quality}"
+        # never over what is there: a stop between the two writes would leave a file that is not what family.json says
+        entry["file"] = next(one for one in (f"{file}.safetensors", f"{file}-2.safetensors") if one != before)
         entry["sha256"] = self._folder.write_tensors(entry["file"], tensors)
         entry["quality"] = quality
         self.write()
-        if entry["file"] != before:
-            self._folder.inside(before).unlink(missing_ok=True)
+        self._folder.inside(before).unlink(missing_ok=True)
 
     def keep(self, entry: dict[str, Any]) -> None:
         """Say that a size was looked at again, and stays as it is."""
