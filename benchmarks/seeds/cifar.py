@@ -224,7 +224,7 @@ def fronts(lines: Sequence[Mapping]) -> Figure:
         axes = figure.subplots()
         groups = grouped(runs_of(lines), lambda line: (line["row"], line["epochs"]))
         colors = dict(zip(ROWS, DISTINCT, strict=False))
-        dashes = dict(zip(sorted({epochs for _, epochs in groups}), cycle((":", "--", "-")), strict=False))
+        dashes = dict(zip(sorted({epochs for _, epochs in groups}), cycle((":", "-.", "--", "-")), strict=False))
         for (name, epochs), runs in groups.items():
             look = {"marker": ".", "linestyle": dashes[epochs], "color": colors[name], "linewidth": 0.8}
             for at, line in enumerate(runs):
@@ -234,5 +234,5 @@ def fronts(lines: Sequence[Mapping]) -> Figure:
         axes.plot(SECNN[0], SECNN[1], "x", color="#20262d", label="SECNN, published, 300 epochs, best epoch")
         axes.set(xlabel="parameters", ylabel="test accuracy, %")
         logarithmic(axes, "{x:,.0f}")
-        figure.legend(fontsize=7, loc="outside lower left", frameon=False)
+        figure.legend(fontsize=7, loc="outside lower left", frameon=False, handlelength=4)
     return figure
