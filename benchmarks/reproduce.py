@@ -21,6 +21,7 @@ from seeds import EXPERIMENTS
 from seeds.growing import At
 
 ON_CPU = ("regression", "moons")  # too small for anything else
+CHOICES = ("rows", "epochs", "largest", "precision")
 RESULTS = Path(__file__).resolve().parent / "results"
 
 
@@ -29,7 +30,7 @@ def main() -> None:
     options = parsed()
     experiment = EXPERIMENTS[options.experiment]
     taken = inspect.signature(experiment.jobs).parameters
-    chosen = {key: value for key in ("rows", "epochs", "largest") if (value := getattr(options, key)) is not None}
+    chosen = {key: value for key in CHOICES if (value := getattr(options, key)) is not None}
     if unknown := set(chosen) - set(taken):
         raise SystemExit(f"{options.experiment} has no --{', --'.join(sorted(unknown))}")
     if options.device != "cpu" and options.experiment in ON_CPU:
@@ -39,8 +40,8 @@ def main() -> None:
     found = lines(file)
     todo = [job for job in experiment.jobs(options.seeds, **chosen) if not done(job, found)]
     print(f"{len(todo)} runs to do", flush=True)
-    at = At(options.data, options.device, options.workers)
-    for job, line in results(todo, partial(experiment.run, at=at), options.workers):
+    at = At(options.data, options.device, options.workers, options.keep)
+    for job, line in results(todo, partial(experiment.run, at=at), options.workers, options.threads):
         if "failed" not in line:
             add(file, line | {"command": command(options, chosen, job.seed)})
         print(f"{job}: {line.get('failed') or experiment.told(line)}", flush=True)
@@ -49,6 +50,7 @@ def main() -> None:
 def command(options: argparse.Namespace, chosen: Mapping[str, Any], seed: int) -> str:
     """What repeats a run, and others beside it."""
     words = [f"python benchmarks/reproduce.py {options.experiment} --data DIR --seeds {seed} --device {options.device}"]
+    words += [f"--threads {options.threads}"] if options.threads > 1 else []
     for name, value in chosen.items():
         words.append(f"--{name} {' '.join(value) if isinstance(value, list) else value}")
     return " ".join(words)
@@ -63,8 +65,11 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--rows", nargs="+", metavar="ROW", help="some rows of the experiment's table")
     parser.add_argument("--epochs", type=int, help="length of each training, where it may be another")
     parser.add_argument("--largest", type=int, help="leave out sizes above this, where it may be another [parameters]")
+    parser.add_argument("--precision", help="fp32, bf16 or fp16, where it may be another")
     parser.add_argument("--device", default="cpu", help="where to train")
-    parser.add_argument("--workers", type=int, default=1, help="so many runs at a time, of one thread each")
+    parser.add_argument("--workers", type=int, default=1, help="so many runs at a time")
+    parser.add_argument("--threads", type=int, default=1, help="of each run, on CPUs")
+    parser.add_argument("--keep", type=Path, help="folder for run folders of cifar's families")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the result files")
     return parser.parse_args()
 

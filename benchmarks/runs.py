@@ -39,9 +39,11 @@ def add(file: Path, line: Mapping) -> None:
         out.write(json.dumps(line) + "\n")
 
 
-def results(todo: Sequence[Kind], run: Callable[[Kind], dict], workers: int) -> Iterator[tuple[Kind, dict]]:
-    """Do runs in processes of one thread each; yield them with their lines as they come."""
-    os.environ["OMP_NUM_THREADS"] = "1"  # read where a process imports torch
+def results(
+    todo: Sequence[Kind], run: Callable[[Kind], dict], workers: int, threads: int = 1
+) -> Iterator[tuple[Kind, dict]]:
+    """Do runs in processes of so many threads each; yield them with their lines as they come."""
+    os.environ["OMP_NUM_THREADS"] = str(threads)  # read where a process imports torch
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(max(min(workers, len(todo)), 1), mp_context=context) as pool:
         running = {pool.submit(attempted, run, job): job for job in todo}

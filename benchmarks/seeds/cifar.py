@@ -55,12 +55,19 @@ class Job:
         epochs: Of every training.
         sizes: Of the family and of what is trained by itself [parameters].
         seed: Of everything random.
+        precision: Of the training steps.
     """
 
     row: str
     epochs: int
     sizes: tuple[int, ...]
     seed: int
+    precision: str = "fp32"
+
+    @property
+    def name(self) -> str:
+        """Of its run folder."""
+        return f"{self.row}-{self.sizes[-1]}-{self.epochs}-{self.precision}-{self.seed}"
 
     def key(self) -> dict:
         """Return what makes two runs the same, as JSON."""
@@ -69,13 +76,20 @@ class Job:
         of_newborns = {} if self.row == "alone" else {"first_rate": RATE}
         of_branches = {"highest_rate": HIGHEST} if self.row in FAMILIES else {}
         of_run = {"row": self.row, "epochs": self.epochs, "sizes_wanted": sizes, "seed": self.seed, "setup": setup}
-        return of_run | of_newborns | of_branches
+        of_steps = {} if self.precision == "fp32" else {"precision": self.precision}
+        return of_run | of_newborns | of_branches | of_steps
 
     def __str__(self) -> str:
-        return f"{self.row}, {self.epochs} epochs, seed {self.seed}"
+        return f"{self.row}, {self.epochs} epochs, {self.precision}, seed {self.seed}"
 
 
-def jobs(seeds: Sequence[int], rows: Sequence[str] = (), epochs: int | None = None, largest: int = SIZES[-1]) -> list:
+def jobs(
+    seeds: Sequence[int],
+    rows: Sequence[str] = (),
+    epochs: int | None = None,
+    largest: int = SIZES[-1],
+    precision: str = "fp32",
+) -> list:
     """All runs, seed by seed.
 
     Args:
@@ -83,9 +97,10 @@ def jobs(seeds: Sequence[int], rows: Sequence[str] = (), epochs: int | None = No
         rows: Some of `ROWS`; all of them if empty.
         epochs: Length of each training, SECNN's if None.
         largest: Leave out sizes above this [parameters].
+        precision: Of the training steps.
     """
     sizes = tuple(size for size in SIZES if size <= largest)
-    return [Job(one, epochs or 300, sizes, seed) for seed in seeds for one in rows or ROWS]
+    return [Job(one, epochs or 300, sizes, seed, precision) for seed in seeds for one in rows or ROWS]
 
 
 def run(job: Job, at: At) -> dict:
@@ -97,10 +112,11 @@ def run(job: Job, at: At) -> dict:
         scales = {"input_mean": tuple(mean.tolist()), "input_std": tuple(std.tolist())}
         network = imported_seed("seeds.networks:secnn", data.inputs, data.outputs, **scales)
         limit = None if job.row.startswith("secnn") else SECNN_SIZE
-        line = grown(data, network, recipe, job.row, job.seed, at.device, max_params=limit, watched=True)
+        how = {"max_params": limit, "watched": True}
+        line = grown(data, network, recipe, job.row, job.seed, at.device, job.precision, **how)
     elif job.row in FAMILIES:
-        how = {"sizes": job.sizes, "finish": FAMILIES[job.row]}
-        line = grown(data, task.network(data), recipe, "outgrow", job.seed, at.device, **how)
+        how = {"sizes": job.sizes, "finish": FAMILIES[job.row], "keep": at.kept(job.name)}
+        line = grown(data, task.network(data), recipe, "outgrow", job.seed, at.device, job.precision, **how)
     else:
         line = alone(data, task.network(data), recipe, job, at.device)
     return {**job.key(), **line, **at.made()}
@@ -111,7 +127,8 @@ def alone(data: Dataset, network: Seed, recipe: Recipe, job: Job, device: str) -
     sizes = []
     for params in job.sizes:
         wide = uniform(network, params)
-        sizes.append({"widths": wide.widths, **train_alone(data, wide, recipe, seed=job.seed, device=device)})
+        made = train_alone(data, wide, recipe, seed=job.seed, device=device, precision=job.precision)
+        sizes.append({"widths": wide.widths, **made})
     spent = {key: sum(one[key] for one in sizes) for key in ("train_flops", "seconds")}
     return {"sizes": sizes, "total": {**spent, "joules": added(one["joules"] for one in sizes)}}
 
@@ -133,13 +150,13 @@ def tables(lines: Sequence[Mapping]) -> str:
 
 def runs_of(lines: Sequence[Mapping]) -> list[Mapping]:
     """The newest run of each row, length and seed, row by row."""
-    found = {(line["row"], *sweep(line), line["seed"]): line for line in newest(lines)}
+    found = {(line["row"], sweep(line), line["seed"]): line for line in newest(lines)}
     return sorted(found.values(), key=lambda line: [*ROWS].index(line["row"]))
 
 
 def sweep(line: Mapping) -> tuple:
-    """What a family and the networks beside it have in common: epochs and sizes."""
-    return (line["epochs"], *line["sizes_wanted"])
+    """What a family and the networks beside it have in common: epochs, precision and sizes."""
+    return (line["epochs"], line.get("precision", "fp32"), *line["sizes_wanted"])
 
 
 def watched_table(lines: Sequence[Mapping]) -> str:

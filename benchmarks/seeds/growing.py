@@ -35,11 +35,17 @@ class At:
         data: Folder of the data sets.
         device: Where to train.
         workers: How many runs there are at a time, which share time and energy.
+        keep: Folder in which run folders are kept, where an experiment can; None for not.
     """
 
     data: str
     device: str = "cpu"
     workers: int = 1
+    keep: Path | None = None
+
+    def kept(self, name: str) -> Path | None:
+        """Where a run folder is kept."""
+        return self.keep and self.keep / name
 
     def made(self) -> dict[str, Any]:
         """What a line was measured with."""
@@ -55,11 +61,13 @@ def grown(
     policy: str,
     seed: int,
     device: str = "cpu",
+    precision: str = "fp32",
     *,
     max_params: int | None = None,
     sizes: Sequence[int] = (),
     finish: Finishing | None = None,
     watched: bool = False,
+    keep: Path | None = None,
 ) -> dict[str, Any]:
     """Let a network grow.
 
@@ -70,10 +78,12 @@ def grown(
         policy: Its name, options behind commas.
         seed: Of everything random.
         device: Where to train.
+        precision: In which precision.
         max_params: Budget.
         sizes: Sizes to stop at, each of which gets a branch then [parameters].
         finish: How; as a run does if None.
         watched: Whether to look at the test part after every epoch, as SECNN did.
+        keep: The run folder; one that is deleted afterwards if None.
 
     Returns:
         The `sizes` that it left, their `total`, how many `growths` of each kind, and, if watched, the `curve`: epoch,
@@ -88,7 +98,7 @@ def grown(
             curve.append((record["epoch"], record["params"], seen(trainer, data, recipe)))
 
     with tempfile.TemporaryDirectory() as path:
-        out = RunFolder(Path(path) / "run")
+        out = RunFolder(keep or Path(path) / "run")
         out.claim(overwrite=False)
         trainer = Trainer(
             data,
@@ -100,13 +110,14 @@ def grown(
             sizes=sizes,
             seed=seed,
             device=device,
+            precision=precision,
             policy=policy_named(policy),
             policy_name=policy,
             on_record=hear,
         )
         family = trainer.run()
         if sizes:
-            branches = Branches(data, network, recipe, out, finish, seed=seed, device=device)
+            branches = Branches(data, network, recipe, out, finish, seed=seed, device=device, precision=precision)
             family = branches.run(wanted(branches.sizes, sizes))
     return {
         "sizes": [{key: entry[key] for key in KEPT if key in entry} for entry in family["sizes"]],
