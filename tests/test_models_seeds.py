@@ -1,6 +1,9 @@
 """Seeds: small networks that are rebuilt from a few JSON values, and take and give the user's own units."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -63,6 +66,32 @@ def test_convolutions_compute_channels_last(seed: Seed):
         if isinstance(module, nn.Conv2d):
             module.register_forward_hook(hear)
     model(seed.example().expand(4, *seed.inputs))
+
+
+IN_DOUBLE = """
+import sys
+import torch
+from outgrow.models import ConvNet, ResNet
+
+torch.set_num_threads(int(sys.argv[1]))
+for net in (ResNet(3, (4, 8, 16), 10), ConvNet(3, (4, 4, 8, 8), 10)):
+    for examples in (32, 61):
+        x = torch.randn(examples, 3, 32, 32)
+        found = []
+        for dtype in (torch.float64, torch.float32):
+            y = net.to(dtype)(x.to(dtype))
+            found.append(torch.autograd.grad(y.square().sum(), [*net.parameters()]))
+        for exact, other in zip(*found):
+            torch.testing.assert_close(other.double(), exact, rtol=0, atol=0.03 * float(exact.abs().max()))
+"""
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("isa", ["AVX2", "ALL"])
+def test_narrow_networks_have_their_gradients_on_any_processor(isa: str, threads: int):
+    command = [sys.executable, "-c", IN_DOUBLE, str(threads)]
+    done = subprocess.run(command, env={**os.environ, "ONEDNN_MAX_CPU_ISA": isa}, timeout=120)
+    assert done.returncode == 0
 
 
 def test_units_go_in_and_out():

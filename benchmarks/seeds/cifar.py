@@ -156,7 +156,17 @@ def runs_of(lines: Sequence[Mapping]) -> list[Mapping]:
 
 def sweep(line: Mapping) -> tuple:
     """What a family and the networks beside it have in common: epochs, precision and sizes."""
-    return (line["epochs"], line.get("precision", "fp32"), *line["sizes_wanted"])
+    return (*length(line), *line["sizes_wanted"])
+
+
+def length(line: Mapping) -> tuple[int, str]:
+    """Epochs, and the precision of their steps."""
+    return line["epochs"], line.get("precision", "fp32")
+
+
+def spelled(epochs: int, precision: str, unit: str = "") -> str:
+    """A length as cells and labels have it."""
+    return f"{epochs}{unit}" if precision == "fp32" else f"{epochs}{unit} in {precision}"
 
 
 def watched_table(lines: Sequence[Mapping]) -> str:
@@ -167,10 +177,10 @@ def watched_table(lines: Sequence[Mapping]) -> str:
     table = [row(head), row(["---", *["---:"] * (len(head) - 1)])]
     published = ["SECNN, published", "300", "5", *PUBLISHED]
     table.append(row([*published, *["-"] * (len(head) - len(published))]))
-    for (name, epochs), runs in grouped(lines, lambda line: (line["row"], line["epochs"])).items():
+    for (name, *lasted), runs in grouped(lines, lambda line: (line["row"], *length(line))).items():
         best = [max(line["curve"], key=itemgetter(2)) for line in runs]
         last = [line["sizes"][-1] for line in runs]
-        cells = [ROWS[name], str(epochs), str(len(runs)), *(needed(runs, share) for share in CLAIMED)]
+        cells = [ROWS[name], spelled(*lasted), str(len(runs)), *(needed(runs, share) for share in CLAIMED)]
         cells += [spread([100 * accuracy for _, _, accuracy in best], 2), span([params for _, params, _ in best])]
         cells += [spread([100 * line["curve"][-1][2] for line in runs], 2)]
         cells += [spread([percent(size) for size in last], 2), span([size["params"] for size in last])]
@@ -193,7 +203,7 @@ def sizes_table(lines: Sequence[Mapping]) -> str:
     table = [row([*head, "hours", "kJ"]), row(["---", *["---:"] * (len(head) + 1)])]
     for name, runs in grouped(lines, lambda line: line["row"]).items():
         columns = [spread([percent(of_size(line, size)) for line in runs], 2) for size in wanted]
-        cells = [ROWS[name], str(runs[0]["epochs"]), str(len(runs)), *columns]
+        cells = [ROWS[name], spelled(*length(runs[0])), str(len(runs)), *columns]
         cells += [fewest(runs, share) for share in CLAIMED]
         cells += [f"{statistics.mean(line['total']['train_flops'] for line in runs) / 1e12:,.0f}", *shared(runs)]
         table.append(row(cells))
@@ -239,14 +249,14 @@ def fronts(lines: Sequence[Mapping]) -> Figure:
     with rc_context(STYLE):
         figure = Figure(figsize=(6.4, 4.8), layout="constrained")
         axes = figure.subplots()
-        groups = grouped(runs_of(lines), lambda line: (line["row"], line["epochs"]))
+        groups = grouped(runs_of(lines), lambda line: (line["row"], length(line)))
         colors = dict(zip(ROWS, DISTINCT, strict=False))
-        dashes = dict(zip(sorted({epochs for _, epochs in groups}), cycle((":", "-.", "--", "-")), strict=False))
-        for (name, epochs), runs in groups.items():
-            look = {"marker": ".", "linestyle": dashes[epochs], "color": colors[name], "linewidth": 0.8}
+        dashes = dict(zip(sorted({lasted for _, lasted in groups}), cycle((":", "-.", "--", "-")), strict=False))
+        for (name, lasted), runs in groups.items():
+            look = {"marker": ".", "linestyle": dashes[lasted], "color": colors[name], "linewidth": 0.8}
             for at, line in enumerate(runs):
                 points = sorted((size["params"], percent(size)) for size in finished(line))
-                label = None if at else f"{ROWS[name]}, {epochs} epochs"
+                label = None if at else f"{ROWS[name]}, {spelled(*lasted, unit=' epochs')}"
                 axes.plot(*zip(*points, strict=True), **look, label=label)
         axes.plot(SECNN[0], SECNN[1], "x", color="#20262d", label="SECNN, published, 300 epochs, best epoch")
         axes.set(xlabel="parameters", ylabel="test accuracy, %")

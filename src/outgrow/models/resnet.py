@@ -45,6 +45,9 @@ class ResNet(nn.Module):
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions beside a shortcut, which is a 1x1 convolution where the shape changes.
 
+    A pool of one pixel each takes its stride: oneDNN, as of torch 2.13, writes outside its memory where it computes
+    the gradient of a strided 1x1 convolution of few channels in channels last (uxlfoundation/oneDNN, issue 6035).
+
     Args:
         inputs: Channels that come in.
         outputs: Channels that go out, and between the convolutions.
@@ -57,11 +60,14 @@ class BasicBlock(nn.Module):
         self.norm1 = nn.BatchNorm2d(outputs)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
         self.norm2 = nn.BatchNorm2d(outputs)
+        self.stride = stride
         self.shortcut: nn.Module = nn.Identity()
         if stride > 1 or inputs != outputs:
-            self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+            self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `x` [examples, inputs, height, width] to [examples, outputs, height / stride, width / stride]."""
         y = self.norm1(self.conv1(x)).relu()
+        if self.stride > 1:
+            x = nn.functional.avg_pool2d(x, 1, self.stride)
         return (self.shortcut(x) + self.norm2(self.conv2(y))).relu()
