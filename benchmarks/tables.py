@@ -23,6 +23,7 @@ import compare
 import estimators
 import families
 import loops
+import precision
 from cells import grouped, made_with, row, span, test
 from drawing import STYLE, beside_sweeps, compared, svg
 from seeds import EXPERIMENTS
@@ -34,7 +35,7 @@ FIGURE = DOCS / "figures" / "gain.svg"
 COMPARISONS = {"policies": compared, "family": beside_sweeps}  # by results, drawn beside this file
 
 SOURCES = ("grow", "calibration", "policies", "policies_sizes", "choices", "newborns", "family", "kills", "tabular")
-SOURCES += ("callbacks",)
+SOURCES += ("callbacks", "precision")
 CLOSE = (0.75, 1.33)  # realised / gain that counts as kept
 MEASURES: dict[str, Callable[[Mapping], float]] = {
     "gain": lambda growth: growth["gain"],
@@ -90,6 +91,7 @@ def blocks(
     kills: Sequence[Mapping] = (),
     tabular: Sequence[Mapping] = (),
     callbacks: Sequence[Mapping] = (),
+    precisions: Sequence[Mapping] = (),
 ) -> dict[str, str]:
     """The tables by the names of their markers."""
     return {
@@ -101,6 +103,7 @@ def blocks(
         "family": families.comparison(family),
         "kills": kills_table(kills),
         "callbacks": loops.callbacks_table(callbacks) if callbacks else "",
+        "precision": precision.table(precisions) if precisions else "",
         "tabular": estimators.tabular_table(tabular) if tabular else "",
     }
 
