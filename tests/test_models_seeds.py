@@ -56,7 +56,7 @@ def test_every_width_of_a_seed_can_grow(seed: Seed):
 
 
 @every_seed
-def test_convolutions_compute_channels_last(seed: Seed):
+def test_convolutions_compute_channels_last_on_one_thread(seed: Seed):
     def hear(module: nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
         assert is_channels_last(inputs[0])
         assert is_channels_last(output)
@@ -66,6 +66,18 @@ def test_convolutions_compute_channels_last(seed: Seed):
         if isinstance(module, nn.Conv2d):
             module.register_forward_hook(hear)
     model(seed.example().expand(4, *seed.inputs))
+
+
+@pytest.mark.parametrize("model", ["convnet", "resnet"])
+def test_narrow_networks_stay_contiguous_on_several_threads(model: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    for channels, width, last in ((3, 4, False), (1, 4, False), (3, 16, True)):
+        net = Seed(model, (channels, 8, 8), 10, (width, width)).build()
+        seen: list[bool] = []
+        for norm in [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]:
+            norm.register_forward_hook(lambda module, inputs, output, to=seen: to.append(is_channels_last(output)))
+        net(noise(4, channels, 8, 8))
+        assert set(seen) == {last}
 
 
 IN_DOUBLE = """

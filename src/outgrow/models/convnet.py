@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from itertools import pairwise
 
-import torch
 from torch import Tensor, nn
+
+from outgrow.models.layout import laid_out
 
 
 class ConvNet(nn.Module):
@@ -29,7 +30,7 @@ class ConvNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images `x` [examples, channels, height, width] to [examples, outputs]."""
-        x = x.to(memory_format=torch.channels_last)  # the faster kernels
+        x = laid_out(x, self)
         for i, block in enumerate(self.blocks):
             x = block(self.pool(x) if i and i % 2 == 0 else x)
         return self.head(x.mean((2, 3)))

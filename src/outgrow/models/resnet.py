@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
+
+from outgrow.models.layout import laid_out
 
 
 class ResNet(nn.Module):
@@ -36,7 +37,7 @@ class ResNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images `x` [examples, channels, height, width] to [examples, outputs]."""
-        x = self.stem(x.to(memory_format=torch.channels_last))  # the faster kernels
+        x = self.stem(laid_out(x, self))
         for stage in self.stages:
             x = stage(x)
         return self.head(x.mean((2, 3)))

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
+from torch import distributed as dist
 from torch import nn
 
 from outgrow.errors import InputError
@@ -97,9 +98,10 @@ class Seed(SeedNetwork):
             return MLP(math.prod(self.inputs), self.widths, self.outputs)
         kind = ConvNet if self.model == "convnet" else ResNet
         net = kind(self.inputs[0], self.widths, self.outputs)
-        for at, layer in enumerate(module for module in net.modules() if isinstance(module, nn.Conv2d)):
-            if layer.kernel_size == (1, 1) or (at == 0 and layer.in_channels == 1):  # both formats are one in memory
-                layer.weight.data = layer.weight.data.to(memory_format=torch.channels_last)  # as DDP asks of gradients
+        if dist.is_available() and dist.is_initialized():  # DDP asks for weights in the format of their gradients
+            for at, layer in enumerate(module for module in net.modules() if isinstance(module, nn.Conv2d)):
+                if layer.kernel_size == (1, 1) or (at == 0 and layer.in_channels == 1):  # both are one in memory
+                    layer.weight.data = layer.weight.data.to(memory_format=torch.channels_last)
         return net
 
     def to_json(self) -> dict[str, Any]:
