@@ -24,7 +24,7 @@ def laid_out(x: Tensor, net: nn.Module) -> Tensor:
         >>> laid_out(x, nn.Conv2d(3, 64, 3)).is_contiguous(memory_format=torch.channels_last)
         True
     """
-    channels = len(next(net.parameters()))
-    if channels < LINE and x.device.type == "cpu" and torch.get_num_threads() > 1:
+    kernel = next(net.parameters())
+    if len(kernel) < LINE and kernel.device.type == "cpu" and torch.get_num_threads() > 1:
         return x.contiguous()
     return x.to(memory_format=torch.channels_last)
