@@ -218,7 +218,7 @@ def test_a_run_that_fails_leaves_no_line_and_one_that_does_not_says_what_repeats
     kept, failed = moons.Job("a", 0), moons.Job("b", 0)
     line = {"layers": [2], "params": 9, "accuracy": 0.5}
     lines = [(kept, {**kept.key(), **line}), (failed, {**failed.key(), "failed": "why"})]
-    monkeypatch.setattr(reproduce, "results", lambda todo, run, workers: lines)
+    monkeypatch.setattr(reproduce, "results", lambda todo, run, workers, threads: lines)
     reproduce.main()
     assert "moons, b, seed 0: why" in capsys.readouterr().out
     (told,) = (tmp_path / "seeds_moons.jsonl").read_text().splitlines()

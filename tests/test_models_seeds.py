@@ -56,7 +56,9 @@ def test_every_width_of_a_seed_can_grow(seed: Seed):
 
 
 @every_seed
-def test_convolutions_compute_channels_last_on_one_thread(seed: Seed):
+def test_convolutions_compute_channels_last_on_one_thread(seed: Seed, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+
     def hear(module: nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
         assert is_channels_last(inputs[0])
         assert is_channels_last(output)

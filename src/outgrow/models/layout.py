@@ -9,8 +9,9 @@ LINE = 16  # floats of a cache line
 def laid_out(x: Tensor, net: nn.Module) -> Tensor:
     """Return images in the format in which a network is faster.
 
-    That is channels last, but not for few channels on several threads of a CPU: there BatchNorm has a row of sums for
-    each thread, and rows that share a cache line make threads wait for each other at every pixel (torch 2.13).
+    That is channels last, but not for few channels on several threads of a CPU: there BatchNorm's kernel has a row of
+    sums for each thread, and rows that share a cache line make threads wait for each other at every pixel (torch 2.13).
+    Compiled networks have kernels of their own.
 
     Args:
         x: Images [examples, channels, height, width].
@@ -25,6 +26,7 @@ def laid_out(x: Tensor, net: nn.Module) -> Tensor:
         True
     """
     kernel = next(net.parameters())
-    if len(kernel) < LINE and kernel.device.type == "cpu" and torch.get_num_threads() > 1:
+    narrow = len(kernel) < LINE and kernel.device.type == "cpu"
+    if narrow and not torch.compiler.is_compiling() and torch.get_num_threads() > 1:
         return x.contiguous()
     return x.to(memory_format=torch.channels_last)
