@@ -3,9 +3,9 @@
     python benchmarks/precision.py --threads 1 2
     python benchmarks/precision.py --device cuda
 
-Networks of three kinds and sizes, on batches of 128 images in the shape of CIFAR-10. Precisions take turns, so that
-what else runs on the machine slows all of them. Every network adds a line to results/precision.jsonl; `tables.py`
-writes the table.
+Networks of three kinds, of three sizes each, on batches of 128 images in the shape of CIFAR-10. Precisions take turns,
+so that what else runs on the machine slows all of them. Every network adds a line to results/precision.jsonl;
+`tables.py` writes the table.
 """
 
 import argparse
@@ -45,8 +45,8 @@ def main() -> None:
         for model in SEEDS:
             for params in PARAMS:
                 seconds = timed(model, params, options.device, options.steps)
-                line = {"model": model, "params": params, "batch": BATCH, "threads": threads, "seconds": seconds}
-                add(RESULTS, line | At("", options.device).made())
+                line = {"model": model, "params": params, "batch": BATCH, "seconds": seconds}
+                add(RESULTS, line | At("", options.device, threads=threads).made())
                 print(model, params, threads, {name: f"{1e3 * value:.1f} ms" for name, value in seconds.items()})
 
 
@@ -70,7 +70,7 @@ def timed(model: str, params: int, device: str, steps: int) -> dict[str, float]:
 
 def table(lines: Sequence[Mapping]) -> str:
     """One row a network and number of threads, of the newest measurement."""
-    newest = {(line["hardware"], *where(line), line["model"], line["params"]): line for line in lines}
+    newest = {(*where(line), line["model"], line["params"]): line for line in lines}
     head = ["network", "parameters", "on", *(f"{precision}: ms a step" for precision in PRECISIONS), "times as fast"]
     found = [row(head), row(["---", "---:", "---", *["---:"] * (len(PRECISIONS) + 1)])]
     for line in sorted(newest.values(), key=where):

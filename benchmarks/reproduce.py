@@ -35,12 +35,14 @@ def main() -> None:
         raise SystemExit(f"{options.experiment} has no --{', --'.join(sorted(unknown))}")
     if options.device != "cpu" and options.experiment in ON_CPU:
         raise SystemExit(f"{options.experiment} runs on the CPU: leave --device out")
+    if options.keep and options.experiment != "cifar":
+        raise SystemExit(f"{options.experiment} has no run folders to keep: leave --keep out")
     file = options.results / f"seeds_{options.experiment}.jsonl"
     file.parent.mkdir(exist_ok=True)
     found = lines(file)
     todo = [job for job in experiment.jobs(options.seeds, **chosen) if not done(job, found)]
     print(f"{len(todo)} runs to do", flush=True)
-    at = At(options.data, options.device, options.workers, options.keep)
+    at = At(options.data, options.device, options.workers, options.threads, options.keep)
     for job, line in results(todo, partial(experiment.run, at=at), options.workers, options.threads):
         if "failed" not in line:
             add(file, line | {"command": command(options, chosen, job.seed)})

@@ -15,6 +15,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))  # behi
 
 import drawing
 import reproduce
+import runs as benchmark_runs
 from seeds import EXPERIMENTS, cifar, growing, moons, networks, regression, transfer, width
 from tasks import Task
 
@@ -94,7 +95,8 @@ def test_no_runs_are_no_tables():
 
 def test_parameters_needed_are_the_fewest_of_any_epoch_that_was_good_enough():
     curve = [[1, 5_000, 0.65], [2, 8_000, 0.71], [3, 7_000, 0.70], [4, 9_000, 0.74]]
-    run = {"row": "secnn,share=1", "epochs": 4, "seed": 0, "sizes_wanted": [], "curve": curve, **MADE}
+    run = {"row": "secnn,share=1", "epochs": 4, "seed": 0, "sizes_wanted": [], "precision": "fp32"}
+    run |= {"curve": curve, **MADE}
     run["growths"] = {"widen": 3}
     run["sizes"] = [size(0.75, params=9_000)]
     assert cifar.needed([run], 70) == "7,000"
@@ -109,7 +111,8 @@ def test_a_family_stands_beside_its_sweep_and_what_was_to_be_reached():
     sizes = [size(0.6, params=4_990, finished=True), size(0.7, params=14_800)]
     each = {"family": [*sizes[:1], size(0.8, params=5_100), *sizes[1:]], "alone": sizes}  # one is as the run left it
     runs = [
-        {"row": row, "epochs": 2, "seed": 0, "sizes_wanted": [5_000, 15_000], "sizes": found, "total": SPENT, **MADE}
+        {"row": row, "epochs": 2, "seed": 0, "sizes_wanted": [5_000, 15_000], "precision": "fp32", "sizes": found}
+        | {"total": SPENT, **MADE}
         for row, found in each.items()
     ]
     told = cifar.tables(runs)
@@ -120,9 +123,13 @@ def test_a_family_stands_beside_its_sweep_and_what_was_to_be_reached():
     assert told.count("| 60.00 | 70.00 | 14,800 | - | 4 | 1.00 | 1.0 |") == 2
     assert told.count("| 60.00 | 14,800 | - | 4 | - | - |") == 2
     assert drawing.svg(cifar.fronts(runs)) == drawing.svg(cifar.fronts(runs))
-    every = [{**runs[0], "row": row, "epochs": epochs} for row in cifar.ROWS for epochs in (2, 4, 6, 8)]
+    halved = [{**run, "precision": "bf16", "sizes": sizes[:1]} for run in runs]
+    told = cifar.tables([*runs, *halved])
+    assert told.count("| 2 in bf16 | 1 | 60.00 |") == told.count("| 2 | 1 | 60.00 |") == 2
+    every = [{**runs[0], "row": row, "epochs": epochs} for row in cifar.ROWS for epochs in (2, 4, 6, 8, 10)]
     drawn = cifar.fronts(every).axes[0].lines
-    assert len({(line.get_color(), line.get_linestyle(), line.get_marker()) for line in drawn}) == len(every) + 1
+    looks = {(line.get_color(), str(line._dash_pattern), line.get_marker()) for line in drawn}
+    assert len(looks) == len(every) + 1
 
 
 def test_widths_are_compared_where_all_runs_have_them():
@@ -178,6 +185,12 @@ def test_secnns_network_takes_channels_and_layers():
     assert sum(parameter.numel() for parameter in net.parameters()) == 5_306
     found = places(net, torch.randn(2, 3, 32, 32))
     assert [place.name for place in found if place.growable] == ["0.2", "2.2", "4.2"]
+
+
+def test_a_run_in_another_precision_is_another_run():
+    full, half = (cifar.jobs([0], ["family"], epochs=1, precision=precision) for precision in ("fp32", "bf16"))
+    assert not benchmark_runs.done(full[0], [half[0].key()])
+    assert benchmark_runs.done(full[0], [full[0].key()])
 
 
 @pytest.mark.parametrize("row", ["outgrow,depth=true", *cifar.FAMILIES, "alone"])

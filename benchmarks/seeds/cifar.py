@@ -44,6 +44,7 @@ FAMILIES = {"family": Finishing(), "family,length=0.16": Finishing(length=0.16)}
 PUBLISHED = ("11,360", "33,655", "84.1", "62,698")
 SECNN = ((11_360, 33_655, 62_698), (70, 80, 84.1))
 CLAIMED = (70.0, 80.0)
+DASHES = (":", "-.", "--", (0, (4, 1, 1, 1, 1, 1)), "-")  # of lengths
 
 
 @dataclass(frozen=True)
@@ -76,8 +77,7 @@ class Job:
         of_newborns = {} if self.row == "alone" else {"first_rate": RATE}
         of_branches = {"highest_rate": HIGHEST} if self.row in FAMILIES else {}
         of_run = {"row": self.row, "epochs": self.epochs, "sizes_wanted": sizes, "seed": self.seed, "setup": setup}
-        of_steps = {} if self.precision == "fp32" else {"precision": self.precision}
-        return of_run | of_newborns | of_branches | of_steps
+        return of_run | {"precision": self.precision} | of_newborns | of_branches
 
     def __str__(self) -> str:
         return f"{self.row}, {self.epochs} epochs, {self.precision}, seed {self.seed}"
@@ -161,7 +161,7 @@ def sweep(line: Mapping) -> tuple:
 
 def length(line: Mapping) -> tuple[int, str]:
     """Epochs, and the precision of their steps."""
-    return line["epochs"], line.get("precision", "fp32")
+    return line["epochs"], line["precision"]
 
 
 def spelled(epochs: int, precision: str, unit: str = "") -> str:
@@ -222,7 +222,7 @@ def fewest(runs: Sequence[Mapping], share: float) -> str:
 def shared(runs: Sequence[Mapping]) -> list[str]:
     """Time and energy, where runs did not share the machine."""
     unshared = [line["total"] for line in runs if line["workers"] == 1]
-    if not unshared:
+    if not unshared or len({line.get("threads", 1) for line in runs}) > 1:
         return ["-", "-"]
     hours = statistics.mean(one["seconds"] for one in unshared) / 3600
     return [f"{hours:.2f}", f"{statistics.mean(one['joules']['value'] for one in unshared) / 1e3:,.1f}"]
@@ -251,7 +251,7 @@ def fronts(lines: Sequence[Mapping]) -> Figure:
         axes = figure.subplots()
         groups = grouped(runs_of(lines), lambda line: (line["row"], length(line)))
         colors = dict(zip(ROWS, DISTINCT, strict=False))
-        dashes = dict(zip(sorted({lasted for _, lasted in groups}), cycle((":", "-.", "--", "-")), strict=False))
+        dashes = dict(zip(sorted({lasted for _, lasted in groups}), cycle(DASHES), strict=False))
         for (name, lasted), runs in groups.items():
             look = {"marker": ".", "linestyle": dashes[lasted], "color": colors[name], "linewidth": 0.8}
             for at, line in enumerate(runs):

@@ -35,12 +35,14 @@ class At:
         data: Folder of the data sets.
         device: Where to train.
         workers: How many runs there are at a time, which share time and energy.
+        threads: Of each.
         keep: Folder in which run folders are kept, where an experiment can; None for not.
     """
 
     data: str
     device: str = "cpu"
     workers: int = 1
+    threads: int = 1
     keep: Path | None = None
 
     def kept(self, name: str) -> Path | None:
@@ -51,7 +53,7 @@ class At:
         """What a line was measured with."""
         device = torch.cuda.get_device_name() if self.device.startswith("cuda") else self.device
         about = {"torch": torch.__version__, "commit": commit(), "hardware": hardware()}
-        return {"device": device, "workers": self.workers, **about}
+        return {"device": device, "workers": self.workers, "threads": self.threads, **about}
 
 
 def grown(
@@ -99,7 +101,7 @@ def grown(
 
     with tempfile.TemporaryDirectory() as path:
         out = RunFolder(keep or Path(path) / "run")
-        out.claim(overwrite=False)
+        out.claim(overwrite=keep is not None)
         trainer = Trainer(
             data,
             network,

@@ -76,7 +76,7 @@ class Grow:
     device: Annotated[str, tyro.conf.arg(metavar="DEVICE")] = "auto"
     """cpu, cuda, or auto."""
     precision: Annotated[str, _option("fp32|bf16|fp16")] = "fp32"
-    """fp32, or bf16 or fp16 for mixed precision, faster where the processor has units for it; checks are in float32."""
+    """fp32, or bf16 or fp16 for mixed precision, faster where GPU or CPU has units for it; checks are in float32."""
     compile: bool = False
     """Train with torch.compile, anew after each growth; the report tells the time that it takes."""
     tensorboard: bool = False

@@ -11,7 +11,7 @@ def laid_out(x: Tensor, net: nn.Module) -> Tensor:
 
     That is channels last, but not for few channels on several threads of a CPU: there BatchNorm's kernel has a row of
     sums for each thread, and rows that share a cache line make threads wait for each other at every pixel (torch 2.13).
-    Compiled networks have kernels of their own.
+    Not while a network is compiled or exported, either: the kernels are others there.
 
     Args:
         x: Images [examples, channels, height, width].
@@ -25,8 +25,7 @@ def laid_out(x: Tensor, net: nn.Module) -> Tensor:
         >>> laid_out(x, nn.Conv2d(3, 64, 3)).is_contiguous(memory_format=torch.channels_last)
         True
     """
-    kernel = next(net.parameters())
-    narrow = len(kernel) < LINE and kernel.device.type == "cpu"
-    if narrow and not torch.compiler.is_compiling() and torch.get_num_threads() > 1:
-        return x.contiguous()
-    return x.to(memory_format=torch.channels_last)
+    kernel = None if torch.compiler.is_compiling() else next(net.parameters(), None)
+    narrow = kernel is not None and len(kernel) < LINE and kernel.device.type == "cpu"
+    contiguous = narrow and torch.get_num_threads() > 1
+    return x.to(memory_format=torch.contiguous_format if contiguous else torch.channels_last)
