@@ -71,7 +71,7 @@ def test_convolutions_compute_channels_last_on_one_thread(seed: Seed, monkeypatc
 
 
 @pytest.mark.parametrize("model", ["convnet", "resnet"])
-def test_narrow_networks_stay_contiguous_on_several_threads(model: str, monkeypatch: pytest.MonkeyPatch):
+def test_narrow_networks_stay_contiguous_in_training_on_several_threads(model: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     for channels, width, last in ((3, 4, False), (1, 4, False), (3, 16, True)):
         net = Seed(model, (channels, 8, 8), 10, (width, width)).build()
@@ -80,6 +80,9 @@ def test_narrow_networks_stay_contiguous_on_several_threads(model: str, monkeypa
             norm.register_forward_hook(lambda module, inputs, output, to=seen: to.append(is_channels_last(output)))
         net(noise(4, channels, 8, 8))
         assert set(seen) == {last}
+        seen.clear()
+        net.eval()(noise(4, channels, 8, 8))
+        assert set(seen) == {True}
 
 
 IN_DOUBLE = """

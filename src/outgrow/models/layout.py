@@ -9,8 +9,9 @@ LINE = 16  # floats of a cache line
 def laid_out(x: Tensor, net: nn.Module) -> Tensor:
     """Return images in the format in which a network is faster.
 
-    That is channels last, but not for few channels on several threads of a CPU: there BatchNorm's kernel has a row of
-    sums for each thread, and rows that share a cache line make threads wait for each other at every pixel (torch 2.13).
+    That is channels last, but not in training for few channels on several threads of a CPU: there BatchNorm has a row
+    of sums for each thread, and rows that share a cache line make threads wait for each other at every pixel (torch
+    2.13).
     Not while a network is compiled or exported, either: the kernels are others there.
 
     Args:
@@ -25,7 +26,8 @@ def laid_out(x: Tensor, net: nn.Module) -> Tensor:
         >>> laid_out(x, nn.Conv2d(3, 64, 3)).is_contiguous(memory_format=torch.channels_last)
         True
     """
-    kernel = None if torch.compiler.is_compiling() else next(net.parameters(), None)
+    traced = torch.compiler.is_compiling() or not isinstance(x, Tensor)  # fx has a proxy for it
+    kernel = None if traced else next(net.parameters(), None)
     narrow = kernel is not None and len(kernel) < LINE and kernel.device.type == "cpu"
-    contiguous = narrow and torch.get_num_threads() > 1
+    contiguous = narrow and net.training and torch.get_num_threads() > 1
     return x.to(memory_format=torch.contiguous_format if contiguous else torch.channels_last)
