@@ -98,7 +98,8 @@ for net, shape in (
     (ConvNet(3, (4, 4, 8, 8), 10), (3, 32, 32)),
     (ConvNet(1, (4, 5, 7, 9), 10), (1, 28, 28)),
 ):
-    for examples in (32, 61):
+    for examples, trains in ((32, True), (61, True), (61, False)):  # checks are in eval mode
+        net.train(trains)
         x, towards, found = torch.randn(examples, *shape), torch.randn(examples, 10), []
         for dtype in (torch.float64, torch.float32):
             y = net.to(dtype)(x.to(dtype))
