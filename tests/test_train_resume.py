@@ -22,6 +22,7 @@ from outgrow.train.folder import RunFolder
 from outgrow.train.grower import Grower
 from outgrow.train.recipe import Recipe
 from outgrow.train.trainer import Trainer
+from test_train_overfitting import NOISY_SEED, RECIPE, noisy
 from test_train_run import CASES, dataset, untimed
 
 NEVER = 10**9  # steps between two states
@@ -38,6 +39,7 @@ RUNS = {
     "removals": ("residual", "outgrow", {"prune": "true"}, Recipe(3, 32, share=0.6), None),
     "limited FLOPs": ("images", "outgrow", {}, Recipe(2, 32, share=0.6), 4e8),
     "regression by SENN": ("waves", "senn", {"tau": "1"}, Recipe(2, 32), None),
+    "early stop": ("noisy", "outgrow", {}, RECIPE, None),
 }
 
 
@@ -49,10 +51,11 @@ def made(path: Path, run: str = "table", *, every: int = NEVER, stop: int = -1) 
         if step == stop:
             raise Stop
 
-    data = replace(dataset(case), augment=run.startswith("augmented"))
+    data, network = (noisy(), NOISY_SEED) if case == "noisy" else (dataset(case), CASES[case][2])
+    data = replace(data, augment=run.startswith("augmented"))
     return Trainer(
         data,
-        CASES[case][2],
+        network,
         recipe,
         RunFolder(path),
         seed=3,
@@ -123,6 +126,7 @@ MOMENTS = {
     "removals": ("before growth", "after growth"),
     "limited FLOPs": ("after growth",),
     "regression by SENN": ("within",),
+    "early stop": ("after growth", "before its end"),
 }
 
 
@@ -130,7 +134,8 @@ MOMENTS = {
 def test_a_run_that_goes_on_ends_where_one_without_a_stop_does(run, moment, whole, tmp_path):
     end, growths = whole(run)
     epoch = end[0][0]["steps"] // end[0][0]["epochs"]
-    states = {"first": 0, "within": epoch + 7, "between epochs": epoch}
+    last = round(end[0][-1]["epoch"] * epoch)
+    states = {"first": 0, "within": epoch + 7, "between epochs": epoch, "before its end": last - 3}
     state = states[moment] if moment in states else growths[-1] + (moment == "after growth")
     assert resumed(stopped(tmp_path / "run", run, state), run) == state
     assert left(tmp_path / "run") == end

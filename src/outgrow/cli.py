@@ -50,7 +50,8 @@ class Grow:
     prune: bool = False
     """Give back units that stopped paying, too, once the growth is over; for policies that can, as outgrow."""
     epochs: Annotated[int | None, _option("E")] = None
-    """Passes over the training part; about 1.2 million examples if not given, 20 to 100 epochs."""
+    """Passes over the training part; if not given, about 1.2 million examples, 20 to 100 epochs, or fewer where the
+    network overfits."""
     seed: Annotated[int, tyro.conf.arg(metavar="S")] = 0
     """Seed of everything random."""
     out: Annotated[Path | None, _option("DIR")] = None

@@ -51,6 +51,11 @@ class Stored:
         value = self._demanded(key)
         return value if _is_whole(value, least) else self._refuse(key, f"a whole number from {least}")
 
+    def flag(self, key: str) -> bool:
+        """Return true or false."""
+        value = self._demanded(key)
+        return value if isinstance(value, bool) else self._refuse(key, "true or false")
+
     def number(self, key: str) -> float:
         """Return a finite number that is not below zero."""
         value = self._demanded(key)

@@ -26,7 +26,8 @@ class GrowingClassifier(ClassifierMixin, Growing):
         max_latency: At most so many seconds for one row.
         max_train_flops: At most so many FLOPs for the whole fit.
         widths: Units of the hidden layers at the start.
-        epochs: Passes over the rows; as many as show it about 600,000 rows if None, 20 to 80, more for few rows.
+        epochs: Passes over the rows; as many as show it about 600,000 rows if None, 20 to 80, more for few rows, and
+            fewer where the network overfits.
         batch_size: Rows a step; 32 or, of 4,000 rows and more, 128 if None.
         rate: Peak learning rate of AdamW.
         weight_decay: Decay of weights.
@@ -46,7 +47,7 @@ class GrowingClassifier(ClassifierMixin, Growing):
         sizes_: Their parameters.
         size_: The size that predicts; after `fit` the one that is best on the validation part.
         history_: What happened, records as in a run's journal.
-        n_iter_: Epochs.
+        n_iter_: Epochs that it took.
         n_features_in_: Features of the rows.
         feature_names_in_: Their names, where the rows had some.
 

@@ -23,6 +23,7 @@ from outgrow.integrations.kept import Continued, Kept
 from outgrow.models import Seed, SeedNetwork
 from outgrow.registry import policy_of
 from outgrow.show.lines import lines
+from outgrow.show.record import of_kind
 from outgrow.train.branch import Branches
 from outgrow.train.evaluate import worth
 from outgrow.train.family import Family
@@ -195,7 +196,7 @@ class Growing(BaseEstimator):
         return Dataset("rows", self._task, *parts, None, self._classes(), False, {})
 
     def _recipe(self, rows: int) -> Recipe:
-        fit = Recipe.fit(rows)
+        fit = Recipe.fit(rows, self.epochs)
         usual_batch = BATCH if rows >= MANY_ROWS else fit.batch_size
         batch = min(self.batch_size or usual_batch, rows)
         epochs = self.epochs
@@ -237,7 +238,7 @@ class Growing(BaseEstimator):
             kept = [replace(size, loader=Kept(size.load())) for size in found]
         self.family_ = Sizes(kept, self._task, dataset.inputs, type(self).__name__)
         self.sizes_ = [size.params for size in self.family_]
-        self.history_, self.n_iter_ = records, recipe.epochs
+        self.history_, self.n_iter_ = records, len(of_kind(records, "epoch"))
         self._take(max(kept, key=self._merit))
 
     def _merit(self, size: Size) -> tuple[float, float]:

@@ -21,6 +21,8 @@ from outgrow.show.pace import Pace
 from outgrow.show.record import Record, kind, metric_name
 
 REFRESH = 0.25  # seconds between two drawings of the board
+LASTING = {"start", "resume", "early_stop", "end"}
+"""Records whose line stays above the board."""
 
 
 class Console:
@@ -154,7 +156,7 @@ class Console:
         names = min(max(map(len, self._board.axes), default=8), max(8, self._screen.width - 65))
         for growth in record["growths"] if kind(record) == "event" else ():
             self._screen.print(growth_row(record, growth, names), soft_wrap=True)
-        if kind(record) in {"start", "resume", "end"} or (kind(record) == "event" and not record["growths"]):
+        if kind(record) in LASTING or (kind(record) == "event" and not record["growths"]):
             for line in lines(record, self._board.start):
                 self._screen.print(Text(line, style="dim" if kind(record) == "event" else ""))
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from outgrow.show import quantity
 from outgrow.show.limits import limits
-from outgrow.show.record import Record
+from outgrow.show.record import Record, of_kind
 from outgrow.show.run import Run
 
 TOLD = {"command", "format", "options", "policy", "seed_network", "versions"}
@@ -34,6 +34,7 @@ def settings(run: Run) -> list[tuple[str, str]]:
         ("limits", ", ".join(limits(start)) or "none"),
         ("policy", policy(run)),
         ("length", f"{quantity.count(start['epochs'], 'epoch')}, {quantity.count(start['steps'], 'step')}"),
+        ("early stop", early_stop(run)),
         ("seed", start.get("seed")),
         ("device", device(start)),
         ("precision", start.get("precision")),
@@ -55,6 +56,12 @@ def device(start: Record) -> str:
     if (processes := start.get("processes", 1)) > 1:
         words.insert(1, f"{processes} processes")
     return ", ".join(words)
+
+
+def early_stop(run: Run) -> str:
+    """Write when a run stopped early; empty where it didn't."""
+    stops = of_kind(run.records, "early_stop")
+    return ", ".join(f"after epoch {stop['epoch']}, with the weights of epoch {stop['best_epoch']}" for stop in stops)
 
 
 def command(run: Run) -> str:

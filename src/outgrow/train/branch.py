@@ -5,7 +5,8 @@ way back. The largest comes first. It is cut out of the network with which the r
 smallest that contains it and has a branch (`outgrow.grow.reduction`), to the widths that it had when the run left it. A
 short training follows, its rate falling linearly to zero after a warm-up. It learns from the targets, and from the
 answers of the network with which the run ended, which are computed once. With f the forward FLOPs of one example, F
-those of that network, S the steps of the run, b examples a step and n examples in all,
+those of that network, S the steps of the run (up to its best epoch, if it stopped early), b examples a step and n
+examples in all,
 
     steps of a branch    length S sqrt(F / f), at most S      smaller sizes are cut further, and cost less
     rate at its highest  that of the run times sqrt(F / f), 1 to `HIGHEST` times: they have further to go
@@ -102,7 +103,6 @@ class Branches:
         self._on_record, self._on_step = on_record, on_step
         self._family = FamilyWriter.of(folder)
         self._loss, self._loaders = loss_of(dataset), Loaders(dataset, recipe, seed, device)
-        self._course_steps = recipe.epochs * len(self._loaders.train)
         self._flops, self._compile_seconds = 0, 0.0  # since family.json was written last
         self._axes: dict[str, Sequence[Axis]] = {}  # of sizes that others are cut out of, by name
         self._take_up()
@@ -146,11 +146,17 @@ class Branches:
         return self._limit is None and self._steps(entry) > entry.get("branch_steps", self._steps(entry, LENGTH))
 
     def _take_up(self) -> None:
-        """Repair what a stop between two writes left: half a line of the journal, or a record that is not there."""
+        """Repair what a stop between two writes left: half a line of the journal, or a record that is not there.
+
+        Read from it, too, how long the run was, and when it left each size.
+        """
         self._folder.mend_journal()
-        records = [one for one in self._folder.records() if one.get("record") == "size"]
+        journal = self._folder.records()
+        stopped = next((one for one in journal if one.get("record") == "early_stop"), {})
+        self._course_steps = stopped.get("best_epoch", self._recipe.epochs) * len(self._loaders.train)
+        records = [one for one in journal if one.get("record") == "size"]
         told = [_mark(one) for one in records]
-        # when the run left each size [epochs]: what was told of it first
+        # [epochs]: what was told of each size first
         self._left_at = {one["name"]: one["epoch"] for one in (*self._family.sizes, *reversed(records))}
         for entry in self._family.sizes:
             if _mark(entry) not in told:

@@ -18,6 +18,7 @@ from outgrow.train.chance import Chance
 from outgrow.train.checkpoints import Checkpoint
 from outgrow.train.grower import Grower
 from outgrow.train.loaders import Loaders
+from outgrow.train.overfitting import Evaluation, told_since_growth
 from outgrow.train.state import captured, joined, part, restore_
 from outgrow.train.stepper import Stepper
 
@@ -33,6 +34,8 @@ class Progress:
         blocks: Places of the blocks that were inserted, in order.
         saved_at: The step at which a size was saved last; -1 if none was.
         good: Averaged weights at the end of the last epoch with a finite loss, None if the network grew since.
+        told: What the validation part said after each epoch since the network last grew, where the run may stop early.
+        best: Averaged weights of the best of these, see `outgrow.train.overfitting`; None before there are enough.
     """
 
     step: int = 0
@@ -41,6 +44,8 @@ class Progress:
     blocks: list[str] = field(default_factory=list)
     saved_at: int = -1
     good: nn.Module | None = None
+    told: list[Evaluation] = field(default_factory=list)
+    best: nn.Module | None = None
 
 
 class Capture:
@@ -68,6 +73,7 @@ class Capture:
         parts: dict[str, Mapping[str, Tensor]] = {
             "network": tensors,
             "good": {} if progress.good is None else tensors_of(progress.good),
+            "best": {} if progress.best is None else tensors_of(progress.best),
             "chance": {**self._chance.states(), "grower": grower.pop("generator")},
             "place": place,
         }
@@ -108,7 +114,9 @@ class Capture:
             step=checkpoint.step,
             blocks=list(facts["blocks"]),
             saved_at=facts["saved_at"],
-            good=self._good(part(tensors, "good")),
+            good=self._average_of(part(tensors, "good")),
+            told=told_since_growth(checkpoint.records),
+            best=self._average_of(part(tensors, "best")),
         )
         if place := part(tensors, "place"):
             used = checkpoint.step % len(self._batches)
@@ -117,12 +125,12 @@ class Capture:
         self._chance.restore_(chance)
         return progress
 
-    def _good(self, tensors: Mapping[str, Tensor]) -> nn.Module | None:
+    def _average_of(self, tensors: Mapping[str, Tensor]) -> nn.Module | None:
         if not tensors:
             return None
-        good = copy.deepcopy(self._average.module)
-        replace_(good, {name: tensor.to(self._batches.x.device, copy=True) for name, tensor in tensors.items()})
-        return good
+        kept = copy.deepcopy(self._average.module)
+        replace_(kept, {name: tensor.to(self._batches.x.device, copy=True) for name, tensor in tensors.items()})
+        return kept
 
     def _sizes(self) -> dict[str, Any]:
         """What shows that a network is the same: its axes, parameters and forward FLOPs."""

@@ -28,6 +28,8 @@ class Recipe:
         constant: Share of the run after which the rate falls; not before the growth is over, but for a policy that
             grows the network to its end: then the rate falls in the last 2 % of it.
         events: How many growth events in that time, if there are steps enough.
+        early_stopping: Whether the run ends where the network overfits at the constant rate after its growth, with the
+            averaged weights of its best epoch; see `outgrow.train.overfitting`.
     """
 
     epochs: int
@@ -38,21 +40,23 @@ class Recipe:
     share: float = 0.15
     constant: float = 0.6
     events: int = 8
+    early_stopping: bool = False
 
     @classmethod
     def fit(cls, examples: int, epochs: int | None = None) -> "Recipe":
-        """Return the default recipe for a training part: about 1.2 million examples seen, 20 to 100 epochs.
+        """Return the default recipe for a training part: about 1.2 million examples seen, 20 to 100 epochs at most.
 
         Args:
             examples: Examples of the training part.
-            epochs: Passes, if they shall be others.
+            epochs: Passes, if they shall be others; all of them then, without early stopping.
 
         Examples:
             >>> Recipe.fit(1_300).epochs, Recipe.fit(54_000).epochs
             (100, 22)
         """
         batch = 32 if examples < 4_000 else 64 if examples < 20_000 else 128
-        return cls(epochs or min(max(round(1_200_000 / examples), 20), 100), min(batch, examples))
+        usual = min(max(round(1_200_000 / examples), 20), 100)
+        return cls(epochs or usual, min(batch, examples), early_stopping=epochs is None)
 
     def suiting(self, model: nn.Module, examples: int) -> "Recipe":
         """Return the recipe with the rate that suits a network: 3e-3, but up to 2e-2 where it has BatchNorm.
@@ -91,7 +95,7 @@ class Recipe:
         """
         values: dict[str, Any] = {name: stored.whole(name, least=1) for name in ("epochs", "batch_size", "events")}
         values |= {name: stored.number(name) for name in ("rate", "weight_decay", "warmup", "share", "constant")}
-        return cls(**values)
+        return cls(**values, early_stopping="early_stopping" in stored and stored.flag("early_stopping"))
 
     def holding_until(self, share: float) -> "Recipe":
         """Return the recipe for a policy that lets the network grow until another share of the run, 0 to 1.

@@ -33,6 +33,7 @@ from outgrow.train.evaluate import evaluate, loss_of
 from outgrow.train.folder import RunFolder
 from outgrow.train.grower import Grower
 from outgrow.train.loaders import Loaders
+from outgrow.train.overfitting import best_epoch, overfits
 from outgrow.train.progress import Capture, Progress
 from outgrow.train.ranks import Ranks
 from outgrow.train.recipe import Recipe
@@ -214,6 +215,8 @@ class Trainer:
                 self._demand_finite(record["validation"]["loss"])
                 self._record(record)
                 self._keep_good()
+                if self._overfits(record["validation"]):
+                    break
                 self._checkpoint()
         except DivergedError as error:
             if self._at.good is not None:
@@ -223,7 +226,7 @@ class Trainer:
         except KeyboardInterrupt:
             self._end("interrupted")
             raise
-        self._save_size()
+        self._save_last()
         self._end("finished")
         self._checkpoints.clear()
         return self._family.to_json()
@@ -252,14 +255,40 @@ class Trainer:
         self._ranks.level_(self._model.buffers())  # statistics of each one's share
         return self._ranks.mean(float(at.total)) / len(self._train)
 
-    @torch.no_grad()
     def _keep_good(self) -> None:
         """Keep a copy of the averaged weights."""
-        if self._at.good is None:
-            self._at.good = copy.deepcopy(self._average.module)
-        else:
-            kept, new = tensors_of(self._at.good), tensors_of(self._average.module)
-            torch._foreach_copy_(list(kept.values()), list(new.values()))
+        self._at.good = self._kept(self._at.good)
+
+    def _overfits(self, validation: Mapping[str, float]) -> bool:
+        """Whether to stop, after an epoch; the averaged weights of the best one are kept."""
+        at, recipe = self._at, self._recipe
+        if not recipe.early_stopping:
+            return False
+        at.told.append(self._ranks.agreed(validation))
+        if best_epoch(at.told) == len(at.told):
+            at.best = self._kept(at.best)
+        progress = at.step / self._course.steps
+        settled = progress > recipe.share and recipe.rate_at(progress) == recipe.rate
+        return settled and overfits(self._data.task, at.told)
+
+    def _save_last(self) -> None:
+        """Save what the run ends with: the averaged weights, or the best ones where it has stopped early."""
+        at = self._at
+        if at.step == self._course.steps:
+            return self._save_size()
+        epochs = at.step // len(self._train)
+        best = epochs - len(at.told) + best_epoch(at.told)
+        self._record({"record": "early_stop", "epoch": epochs, "best_epoch": best})
+        return self._save_size(at.best, best)
+
+    @torch.no_grad()
+    def _kept(self, kept: nn.Module | None) -> nn.Module:
+        """A copy of the averaged weights, in place of an older one."""
+        if kept is None:
+            return copy.deepcopy(self._average.module)
+        old, new = tensors_of(kept), tensors_of(self._average.module)
+        torch._foreach_copy_(list(old.values()), list(new.values()))
+        return kept
 
     def _demand_finite(self, loss: float) -> None:
         if not math.isfinite(loss):
@@ -295,7 +324,8 @@ class Trainer:
             self._stepper.renew()
         for event in events:
             if event.growths:
-                self._at.good = None  # it has other shapes, and is saved
+                self._at.good = self._at.best = None  # they have other shapes, and it is saved
+                self._at.told.clear()
                 restart_(self._average)
             self._at.blocks += [growth.where for growth in event.growths if growth.kind == "insert"]
             self._record({**event.to_json(), "step": self._at.step})
@@ -324,8 +354,8 @@ class Trainer:
         self._at.saved_at = self._at.step
         self._limit_growth(account.most_after_growth(grower.flops, self._at.step))
 
-    def _save_size(self, model: nn.Module | None = None) -> None:
-        """Save averaged weights with their own BatchNorm statistics, and how good they are."""
+    def _save_size(self, model: nn.Module | None = None, epoch: float | None = None) -> None:
+        """Save averaged weights with their own BatchNorm statistics, and how good they are; of now, or of an epoch."""
         model = self._average.module if model is None else model
         settle_statistics_(model, self._full)
         self._account.settle(self._grower.flops)
@@ -342,7 +372,7 @@ class Trainer:
                 "train_flops": self._account.train_flops,
                 "seconds": self._seconds(),
                 "joules": self._meter.read(),
-                "epoch": self._at.step / len(self._train),
+                "epoch": self._at.step / len(self._train) if epoch is None else epoch,
             },
         )
         self._record({"record": "size", **entry})
