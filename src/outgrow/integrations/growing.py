@@ -25,7 +25,7 @@ from outgrow.registry import policy_of
 from outgrow.show.lines import lines
 from outgrow.show.record import of_kind
 from outgrow.train.branch import Branches
-from outgrow.train.evaluate import worth
+from outgrow.train.evaluate import merit
 from outgrow.train.family import Family
 from outgrow.train.finish import RESERVED, Finishing, spaced
 from outgrow.train.folder import RunFolder
@@ -243,8 +243,7 @@ class Growing(BaseEstimator):
 
     def _merit(self, size: Size) -> tuple[float, float]:
         """By what the size is chosen that predicts: the metric on the validation part, of equals the loss."""
-        loss = size.validation["loss"]
-        return worth(self._task, size.validation), -math.inf if loss is None else -loss
+        return merit(self._task, size.validation)
 
     def _take(self, size: Size) -> None:
         """Predict with a size from now on."""

@@ -21,7 +21,7 @@ from outgrow.show.pace import Pace
 from outgrow.show.record import Record, kind, metric_name
 
 REFRESH = 0.25  # seconds between two drawings of the board
-LASTING = {"start", "resume", "early_stop", "end"}
+LASTING = {"start", "resume", "overfitted", "end"}
 """Records whose line stays above the board."""
 
 

@@ -156,8 +156,8 @@ def _resume(record: Record, start: Record, left: float | None) -> Iterator[str]:
     yield f"resumed at epoch {record['epoch']:.4g}, step {record['step']:,}"
 
 
-def _early_stop(record: Record, start: Record, left: float | None) -> Iterator[str]:
-    yield f"early stop: validation has become worse since epoch {record['best_epoch']}, whose averaged weights are kept"
+def _overfitted(record: Record, start: Record, left: float | None) -> Iterator[str]:
+    yield f"overfitted: validation has become worse since epoch {record['best_epoch']}, whose averaged weights are kept"
 
 
 def _branch(record: Record, start: Record, left: float | None) -> Iterator[str]:
@@ -183,7 +183,7 @@ WRITERS: dict[str, Callable[[Record, Record, float | None], Iterator[str]]] = {
     "event": _event,
     "size": _size,
     "resume": _resume,
-    "early_stop": _early_stop,
+    "overfitted": _overfitted,
     "branch": _branch,
     "end": _end,
 }

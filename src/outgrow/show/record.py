@@ -13,7 +13,7 @@ KEYS = {
     "event": ("event", "epoch", "growths", "reason"),
     "size": ("name", "params", "flops", "axes", "validation"),
     "resume": ("epoch", "step", "seconds"),
-    "early_stop": ("epoch", "best_epoch"),
+    "overfitted": ("epoch", "best_epoch"),
     "end": ("reason", "seconds"),
     "branch": ("of", "params", "steps", "start", "number", "count"),
     "trained": ("size", "params", "epochs", "validation"),

@@ -34,7 +34,7 @@ def settings(run: Run) -> list[tuple[str, str]]:
         ("limits", ", ".join(limits(start)) or "none"),
         ("policy", policy(run)),
         ("length", f"{quantity.count(start['epochs'], 'epoch')}, {quantity.count(start['steps'], 'step')}"),
-        ("early stop", early_stop(run)),
+        ("overfitting", overfitting(run)),
         ("seed", start.get("seed")),
         ("device", device(start)),
         ("precision", start.get("precision")),
@@ -58,10 +58,10 @@ def device(start: Record) -> str:
     return ", ".join(words)
 
 
-def early_stop(run: Run) -> str:
-    """Write when a run stopped early; empty where it didn't."""
-    stops = of_kind(run.records, "early_stop")
-    return ", ".join(f"after epoch {stop['epoch']}, with the weights of epoch {stop['best_epoch']}" for stop in stops)
+def overfitting(run: Run) -> str:
+    """Write when a run ended that overfitted, and what was kept of it; empty where it didn't."""
+    seen = of_kind(run.records, "overfitted")
+    return ", ".join(f"ended after epoch {one['epoch']}, with the weights of epoch {one['best_epoch']}" for one in seen)
 
 
 def command(run: Run) -> str:

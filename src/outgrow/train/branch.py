@@ -5,7 +5,7 @@ way back. The largest comes first. It is cut out of the network with which the r
 smallest that contains it and has a branch (`outgrow.grow.reduction`), to the widths that it had when the run left it. A
 short training follows, its rate falling linearly to zero after a warm-up. It learns from the targets, and from the
 answers of the network with which the run ended, which are computed once. With f the forward FLOPs of one example, F
-those of that network, S the steps of the run (up to its best epoch, if it stopped early), b examples a step and n
+those of that network, S the steps of the run (up to its best epoch, if it overfitted), b examples a step and n
 examples in all,
 
     steps of a branch    length S sqrt(F / f), at most S      smaller sizes are cut further, and cost less
@@ -45,7 +45,7 @@ from outgrow.train.average import SETTLE_BATCHES, settle_statistics_, update_
 from outgrow.train.distilled import Distilled, answers
 from outgrow.train.divergence import FINITE_EVERY
 from outgrow.train.energy import Meter, meter
-from outgrow.train.evaluate import evaluate, loss_of, worth
+from outgrow.train.evaluate import evaluate, loss_of, merit
 from outgrow.train.finish import LENGTH, Finishing
 from outgrow.train.folder import RunFolder
 from outgrow.train.loaders import CHUNK, Loaders
@@ -152,7 +152,7 @@ class Branches:
         """
         self._folder.mend_journal()
         journal = self._folder.records()
-        stopped = next((one for one in journal if one.get("record") == "early_stop"), {})
+        stopped = next((one for one in journal if one.get("record") == "overfitted"), {})
         self._course_steps = stopped.get("best_epoch", self._recipe.epochs) * len(self._loaders.train)
         records = [one for one in journal if one.get("record") == "size"]
         told = [_mark(one) for one in records]
@@ -358,8 +358,7 @@ class Branches:
 
     def _is_better(self, left: Mapping[str, float | None], right: Mapping[str, float | None]) -> bool:
         """Whether an evaluation is better than another one; of those that are equal, the one with the lower loss."""
-        first, second = ((worth(self._data.task, one), -_known(one["loss"])) for one in (left, right))
-        return first > second
+        return merit(self._data.task, left) > merit(self._data.task, right)
 
     @cached_property
     def _answers(self) -> Tensor:
@@ -383,10 +382,6 @@ class Branches:
 
     def _evaluate(self, net: nn.Module, split: Split) -> dict[str, float]:
         return evaluate(net, self._loaders.in_order(split), self._loss, self._data.task)
-
-
-def _known(loss: float | None) -> float:
-    return math.inf if loss is None else loss
 
 
 def _mark(size: Mapping[str, Any]) -> tuple[Any, ...]:

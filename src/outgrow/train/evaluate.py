@@ -62,6 +62,18 @@ def worth(task: str, found: Mapping[str, float | None]) -> float:
     return value if task == "classification" else -value
 
 
+def merit(task: str, found: Mapping[str, float | None]) -> tuple[float, float]:
+    """Return by what evaluations are compared, the higher the better: `worth`, and of equal ones the lower loss.
+
+    Examples:
+        >>> one, other = {"accuracy": 0.5, "loss": 1.0}, {"accuracy": 0.5, "loss": 0.9}
+        >>> merit("classification", one) < merit("classification", other)
+        True
+    """
+    loss = found["loss"]
+    return worth(task, found), -math.inf if loss is None else -loss
+
+
 def loss_of(dataset: Dataset) -> Loss:
     """Return what networks are trained for: cross-entropy, or the squared error over the target's variance."""
     return StandardizedMSE(dataset.target_statistics()[1]) if dataset.task == "regression" else F.cross_entropy

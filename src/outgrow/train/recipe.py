@@ -28,8 +28,9 @@ class Recipe:
         constant: Share of the run after which the rate falls; not before the growth is over, but for a policy that
             grows the network to its end: then the rate falls in the last 2 % of it.
         events: How many growth events in that time, if there are steps enough.
-        early_stopping: Whether the run ends where the network overfits at the constant rate after its growth, with the
-            averaged weights of its best epoch; see `outgrow.train.overfitting`.
+        early_stopping: Whether the run ends where the network overfits at the constant rate after its growth. Here, and
+            where it overfits in the end, the averaged weights of its best epoch are kept, see
+            `outgrow.train.overfitting`.
     """
 
     epochs: int

@@ -272,13 +272,13 @@ class Trainer:
         return settled and overfits(self._data.task, at.told)
 
     def _save_last(self) -> None:
-        """Save what the run ends with: the averaged weights, or the best ones where it has stopped early."""
+        """Save what the run ends with: the averaged weights, or those of the best epoch where it overfitted."""
         at = self._at
-        if at.step == self._course.steps:
+        if not self._recipe.early_stopping or not overfits(self._data.task, at.told):
             return self._save_size()
         epochs = at.step // len(self._train)
         best = epochs - len(at.told) + best_epoch(at.told)
-        self._record({"record": "early_stop", "epoch": epochs, "best_epoch": best})
+        self._record({"record": "overfitted", "epoch": epochs, "best_epoch": best})
         return self._save_size(at.best, best)
 
     @torch.no_grad()
