@@ -144,7 +144,7 @@ def test_built_in_networks_train_as_before_and_import_torch_alone(name, tmp_path
     text, loaded = written(net, x, tmp_path)
     assert "train() and eval() do what they did" in text
     imported = {line.split()[1] for line in text.splitlines() if line.startswith(("import ", "from "))}
-    assert imported <= {"torch", "pathlib"}
+    assert imported <= {"torch", "torch.nn.functional", "pathlib"}
     assert max(map(len, text.splitlines())) <= WIDTH
     for each in (net.train(), loaded.train()):
         each(x).square().sum().backward()

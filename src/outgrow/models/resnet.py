@@ -61,7 +61,7 @@ class BasicBlock(nn.Module):
         self.norm1 = nn.BatchNorm2d(outputs)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
         self.norm2 = nn.BatchNorm2d(outputs)
-        self.pool: nn.Module = nn.AvgPool2d(1, stride) if stride > 1 else nn.Identity()
+        self.stride = stride
         self.shortcut: nn.Module = nn.Identity()
         if stride > 1 or inputs != outputs:
             self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs))
@@ -69,4 +69,6 @@ class BasicBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map `x` [examples, inputs, height, width] to [examples, outputs, height / stride, width / stride]."""
         y = self.norm1(self.conv1(x)).relu()
-        return (self.shortcut(self.pool(x)) + self.norm2(self.conv2(y))).relu()
+        if self.stride > 1:
+            x = nn.functional.avg_pool2d(x, 1, self.stride)
+        return (self.shortcut(x) + self.norm2(self.conv2(y))).relu()
