@@ -151,6 +151,15 @@ def test_several_targets_and_far_away_ones():
     assert GrowingRegressor(epochs=60, random_state=0).fit(rows, target).score(rows, target) > linear - 0.05
 
 
+def test_it_ends_where_it_overfits_unless_epochs_are_given():
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(300, 20))
+    target = rows[:, 0] + rng.normal(size=300)
+    early, whole = (GrowingRegressor(epochs=epochs, random_state=0).fit(rows, target) for epochs in (None, 143))
+    assert early.n_iter_ == sum(record.get("record") == "epoch" for record in early.history_) < whole.n_iter_ == 143
+    assert any(record.get("record") == "overfitted" for record in early.history_)
+
+
 def test_weights_tell_what_counts():
     rng = np.random.default_rng(0)
     rows = rng.normal(size=(300, 2))

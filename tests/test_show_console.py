@@ -143,6 +143,21 @@ def test_what_a_run_told_before_tells_how_long_the_rest_takes():
     assert re.search(r"400 steps, about \d+ s left", file.getvalue())
 
 
+def test_a_run_that_ended_early_has_no_time_left():
+    start, *rest = story(epochs=12)
+    epochs = of_kind(rest, "epoch")[:5]
+    stop = {"record": "overfitted", "epoch": 5, "best_epoch": 2}
+    end = {"record": "end", "reason": "finished", "epoch": 5, "seconds": epochs[-1]["seconds"] + 1}
+    file = io.StringIO()
+    with Console("runs/digits", file=file, force_terminal=True) as console:
+        for record in (start, *epochs, stop, end):
+            console(record)
+    board = without_codes(file.getvalue())
+    assert "left" in board
+    assert "overfitted: validation has become worse since epoch 2, whose averaged weights are kept" in board
+    assert "left" not in board[board.rindex("epoch 5/12") :]
+
+
 def test_a_wait_is_told_where_it_is_long():
     for terminal, patience, told in ((False, 60.0, False), (False, 0.0, True), (True, 60.0, True)):
         file = io.StringIO()

@@ -40,6 +40,7 @@ RUNS = {
     "limited FLOPs": ("images", "outgrow", {}, Recipe(2, 32, share=0.6), 4e8),
     "regression by SENN": ("waves", "senn", {"tau": "1"}, Recipe(2, 32), None),
     "early stop": ("noisy", "outgrow", {}, RECIPE, None),
+    "best weights in the end": ("noisy", "outgrow", {}, replace(RECIPE, epochs=30, constant=0.2), None),
 }
 
 
@@ -127,6 +128,7 @@ MOMENTS = {
     "limited FLOPs": ("after growth",),
     "regression by SENN": ("within",),
     "early stop": ("after growth", "before its end"),
+    "best weights in the end": ("before its end",),
 }
 
 
@@ -144,6 +146,11 @@ def test_a_run_that_goes_on_ends_where_one_without_a_stop_does(run, moment, whol
 def test_the_runs_here_do_all_that_can_be_done_to_a_network(whole):
     growths = [growth for run in RUNS for record in whole(run)[0][0] for growth in record.get("growths", ())]
     assert {growth["kind"] for growth in growths} == {"widen", "insert", "remove"}
+    ends = {run: [r["epoch"] for r in whole(run)[0][0] if r.get("record") == "overfitted"] for run in RUNS}
+    assert {run: epoch == RUNS[run][3].epochs for run, told in ends.items() for epoch in told} == {
+        "early stop": False,
+        "best weights in the end": True,
+    }
 
 
 def test_saving_states_changes_nothing(whole, tmp_path):

@@ -164,8 +164,8 @@ class Finish:
     """The sizes to finish, such as 10k,30k,100k parameters: the largest that is no larger; some that are well apart if
     not given."""
     length: Annotated[float, _option("SHARE")] = Finishing.length
-    """Steps of a branch of the largest size, as a share of those of the run; smaller sizes get more. Where it is longer
-    than before, sizes that are finished get another branch."""
+    """Steps of a branch of the largest size, as a share of those of the run, up to its best epoch where it overfitted;
+    smaller sizes get more. Where it is longer than before, sizes that are finished get another branch."""
     distil: Annotated[float, _option("WEIGHT")] = Finishing.distil
     """Weight of what the largest size answers in the loss of the others, 0 to 1."""
     model: Annotated[str | None, _option("PACKAGE.MODULE:FACTORY")] = None

@@ -21,7 +21,7 @@ from outgrow.show.pace import Pace
 from outgrow.show.record import Record, kind, metric_name
 
 REFRESH = 0.25  # seconds between two drawings of the board
-LASTING = {"start", "resume", "overfitted", "end"}
+STAYING = {"start", "resume", "overfitted", "end"}
 """Records whose line stays above the board."""
 
 
@@ -80,6 +80,8 @@ class Console:
         if "seconds" in record and kind(record) in {"epoch", "end", "resume"}:
             self._began = time.monotonic() - record["seconds"]
             self._advance(record.get("step", self._board.step), record["seconds"])
+            if kind(record) == "end":
+                self._board.left = None
         elif kind(record) == "start":
             self._began = time.monotonic()
             self._advance(0, 0.0)
@@ -156,7 +158,7 @@ class Console:
         names = min(max(map(len, self._board.axes), default=8), max(8, self._screen.width - 65))
         for growth in record["growths"] if kind(record) == "event" else ():
             self._screen.print(growth_row(record, growth, names), soft_wrap=True)
-        if kind(record) in LASTING or (kind(record) == "event" and not record["growths"]):
+        if kind(record) in STAYING or (kind(record) == "event" and not record["growths"]):
             for line in lines(record, self._board.start):
                 self._screen.print(Text(line, style="dim" if kind(record) == "event" else ""))
 

@@ -52,8 +52,8 @@ def train_alone(
         on_step: Called with the number of steps done.
 
     Returns:
-        What compare.json holds of it: `params`, `flops`, `epochs`, `validation`, `test`, `train_flops`, `seconds` and
-        `joules`.
+        What compare.json holds of it: `params`, `flops`, `epochs` (at most, where the recipe has early stopping),
+        `validation`, `test`, `train_flops`, `seconds` and `joules`.
     """
     with tempfile.TemporaryDirectory() as path:
         folder = RunFolder(path)

@@ -16,8 +16,8 @@ class Finishing:
     """How sizes are finished.
 
     Args:
-        length: Steps of a branch of the largest size, as a share of those of the run; smaller sizes get more, see
-            `outgrow.train.branch`.
+        length: Steps of a branch of the largest size, as a share of those of the run, up to its best epoch where it
+            overfitted; smaller sizes get more, see `outgrow.train.branch`.
         distil: Weight of what the run's last network answers in the loss of smaller ones; 0 for targets alone.
 
     Raises:

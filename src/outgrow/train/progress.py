@@ -34,8 +34,9 @@ class Progress:
         blocks: Places of the blocks that were inserted, in order.
         saved_at: The step at which a size was saved last; -1 if none was.
         good: Averaged weights at the end of the last epoch with a finite loss, None if the network grew since.
-        told: What the validation part said after each epoch since the network last grew, where the run may stop early.
-        best: Averaged weights of the best of these, see `outgrow.train.overfitting`; None before there are enough.
+        told: What the validation part said after each epoch since the network last grew.
+        best: Averaged weights of the best of these, see `outgrow.train.overfitting`; None before there are enough, or
+            where the run takes no notice.
     """
 
     step: int = 0

@@ -148,7 +148,9 @@ class Trainer:
         if sizes:
             self._allowance.events = recipe.events
         self._grower.policy = policy(replace(table, events=self._allowance.events))
-        self._recipe = recipe.holding_until(getattr(self._grower.policy, "share", recipe.share))
+        share = getattr(self._grower.policy, "share", recipe.share)
+        self._recipe = recipe.holding_until(share)
+        self._looks_until = getattr(self._grower.policy, "looks_until", share)
         self._family = FamilyWriter(folder, dataset.task)
         self._at = Progress(total=torch.zeros((), device=device))
         self._capture = Capture(self._grower, self._account, self._loaders, self._stepper, device)
@@ -215,7 +217,8 @@ class Trainer:
                 self._demand_finite(record["validation"]["loss"])
                 self._record(record)
                 self._keep_good()
-                if self._overfits(record["validation"]):
+                self._note(record["validation"])
+                if self._overfits() and self._may_stop():
                     break
                 self._checkpoint()
         except DivergedError as error:
@@ -259,22 +262,25 @@ class Trainer:
         """Keep a copy of the averaged weights."""
         self._at.good = self._kept(self._at.good)
 
-    def _overfits(self, validation: Mapping[str, float]) -> bool:
-        """Whether to stop, after an epoch; the averaged weights of the best one are kept."""
-        at, recipe = self._at, self._recipe
-        if not recipe.early_stopping:
-            return False
+    def _note(self, validation: Mapping[str, float]) -> None:
+        """Note what the validation part said after an epoch, and keep the averaged weights of the best one."""
+        at = self._at
         at.told.append(self._ranks.agreed(validation))
-        if best_epoch(at.told) == len(at.told):
+        if self._recipe.early_stopping and best_epoch(at.told) == len(at.told):
             at.best = self._kept(at.best)
-        progress = at.step / self._course.steps
-        settled = progress > recipe.share and recipe.rate_at(progress) == recipe.rate
-        return settled and overfits(self._data.task, at.told)
+
+    def _overfits(self) -> bool:
+        return self._recipe.early_stopping and overfits(self._data.task, self._at.told)
+
+    def _may_stop(self) -> bool:
+        """Whether the planned growth is over and the rate has not begun to fall."""
+        progress = self._at.step / self._course.steps
+        return progress > self._looks_until and self._recipe.rate_at(progress) == self._recipe.rate
 
     def _save_last(self) -> None:
         """Save what the run ends with: the averaged weights, or those of the best epoch where it overfitted."""
         at = self._at
-        if not self._recipe.early_stopping or not overfits(self._data.task, at.told):
+        if not self._overfits():
             return self._save_size()
         epochs = at.step // len(self._train)
         best = epochs - len(at.told) + best_epoch(at.told)

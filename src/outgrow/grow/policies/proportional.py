@@ -129,6 +129,15 @@ class Proportional:
         return Pace(self.events, self.share, self.factor, self.most, 0.0 if self._at_any_price else self.until)
 
     @property
+    def looks_until(self) -> float:
+        """Share of the run after which no look is planned, only further growth as long as it pays."""
+        return self.share + self.prune * PRUNINGS * self._pruning_step
+
+    @property
+    def _pruning_step(self) -> float:
+        return min(PRUNING_STEP, (1 - self.share) / (PRUNINGS + 1))
+
+    @property
     def _at_any_price(self) -> bool:
         return bool(self.stops) or (self.price is not None and self.price < 0)
 
@@ -233,8 +242,7 @@ class Proportional:
 
     def _look(self, progress: float) -> int:
         """The number of the last pruning look that is due, from 1; 0 before the first."""
-        step = min(PRUNING_STEP, (1 - self.share) / (PRUNINGS + 1))
-        return min(max(math.floor((progress - self.share) / step + 1e-9), 0), PRUNINGS)
+        return min(max(math.floor((progress - self.share) / self._pruning_step + 1e-9), 0), PRUNINGS)
 
     def _hysteresis(self, now: Situation) -> Hysteresis:
         return Hysteresis(rest=1, price=max(self._least(now), 0.0))
