@@ -65,6 +65,14 @@ def test_a_finished_run_says_so_and_shows_its_sizes(here, finished, capsys):
     assert before == {file: file.read_bytes() for file in sorted(Path("run").rglob("*.json*"))}
 
 
+def test_a_run_from_before_early_stopping_is_the_same_where_epochs_are_given(here, finished, capsys):
+    shutil.copytree(finished, "run")
+    config = json.loads(Path("run/config.json").read_text())
+    del config["recipe"]["early_stopping"]
+    Path("run/config.json").write_text(json.dumps(config))
+    assert said(capsys, "--resume")[0] == 0
+
+
 @pytest.mark.parametrize("leftover", ["nothing", "an empty folder", "an empty journal", "a start"])
 def test_a_run_that_has_not_begun_is_started(here, finished, capsys, leftover):
     if leftover != "nothing":

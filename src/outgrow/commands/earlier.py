@@ -113,9 +113,10 @@ def _other_consequences(then: Mapping[str, Any], now: Mapping[str, Any]) -> Iter
     """What is another one though the options are the same: files or programs have changed."""
     if then.get("data", {}).get("sha256") != now["data"]["sha256"]:
         yield f"the data of {now['data']['name']} have changed"
-    recipe = {"early_stopping": False, **then.get("recipe", {})}  # before there was such a thing
-    for key, was in {"seed_network": then.get("seed_network"), "recipe": recipe, "policy": then.get("policy")}.items():
-        if was != now[key]:
+    if isinstance(recipe := then.get("recipe"), Mapping):
+        then = {**then, "recipe": {"early_stopping": False, **recipe}}  # older runs don't tell
+    for key in ("seed_network", "recipe", "policy"):
+        if then.get(key) != now[key]:
             yield f"the same options make another {key.replace('_', ' ')} now"
 
 
