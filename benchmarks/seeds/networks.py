@@ -2,6 +2,8 @@
 
 from torch import Tensor, nn
 
+from outgrow.models.resnet import ResNet
+
 
 class Bump(nn.Module):
     """A neuron that answers at one place: `exp(-x^2 / 2)`; the layer before it says where, and how far around."""
@@ -37,3 +39,13 @@ def secnn(inputs: tuple[int, ...], outputs: int) -> nn.Sequential:
 def block(inputs: int, outputs: int) -> nn.Sequential:
     """A convolution, BatchNorm and ReLU."""
     return nn.Sequential(nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU())
+
+
+def deeper(inputs: tuple[int, ...], outputs: int) -> ResNet:
+    """A residual network of two blocks a stage, as few channels as let it start with 3,000 parameters.
+
+    Args:
+        inputs: Shape of an image [channels, height, width].
+        outputs: Number of classes.
+    """
+    return ResNet(inputs[0], (2, 4, 8), outputs, depth=2)
