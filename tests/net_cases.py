@@ -275,7 +275,7 @@ class Bare(nn.Module):
     def __init__(self):
         super().__init__()
         self.weights = nn.ParameterList(nn.Parameter(torch.randn(a, b)) for a, b in [(4, 3), (5, 4), (2, 5)])
-        self.unused = nn.Linear(4, 4)
+        self.unused = nn.Linear(31, 31)
 
     def forward(self, x):
         for i, weight in enumerate(self.weights):

@@ -153,7 +153,7 @@ def test_counts_are_understood(text, value):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "k", "-5", "0", "1.5", "5 x", "1e5k", "nan", "inf", "1e99", "1e-3", "0.0005k", "٣"]
+    "text", ["", "k", "-5", "0", "1.5", "5 x", "1e5k", "1,5M", "nan", "inf", "1e99", "1e-3", "0.0005k", "٣"]
 )
 def test_counts_that_are_none_are_refused(text):
     with pytest.raises(InputError, match=r"--max-params .*: expected a"):

@@ -6,6 +6,7 @@ import torch
 
 from data_samples import cyclic, pixels, real, write_csv
 from outgrow.data import load
+from outgrow.errors import InputError
 
 X, Y = pixels(30, 3, 8, 9), cyclic(30, 3)
 
@@ -102,3 +103,19 @@ def test_a_real_table():
     assert (data.inputs, data.outputs, data.task) == ((4,), 1, "regression")
     assert sum(map(len, (data.train, data.validation, data.test))) == 9568
     assert load(str(real("tabular", "higgs_7k.npz"))).test.x.shape == (500, 28)
+
+
+@pytest.mark.parametrize("part", ["val", "test"])
+def test_an_empty_part_is_told(tmp_path, part):
+    given = {f"x_{part}": X[:0], f"y_{part}": Y[:0]}
+    with pytest.raises(InputError, match=r"the (validation|test) part is empty; leave it out"):
+        saved(tmp_path, x_train=X, y_train=Y, **given)
+
+
+def test_bytes_that_are_no_text_stay_apart(tmp_path):
+    assert len(saved(tmp_path, x=X, y=np.array([b"caf\xe9", b"caf\xe8"])[Y % 2]).classes) == 2
+
+
+def test_numbers_that_single_precision_can_not_tell_are_told(tmp_path):
+    with pytest.raises(InputError, match="column 1 of x varies by"):
+        saved(tmp_path, x=np.stack([np.arange(30.0), 1e9 + np.arange(30.0)], 1), y=Y)

@@ -12,6 +12,7 @@ from data_samples import real, write_csv
 from outgrow.data import load
 from outgrow.data.columns import MOST_CATEGORIES, column, encode
 from outgrow.data.rows import read_rows
+from outgrow.errors import InputError
 
 N = 60
 
@@ -198,3 +199,47 @@ def test_a_real_table_of_categories(tmp_path):
     assert "workclass=?" in data.description["features"]
     one_hot = data.train.x[:, 6:]
     assert (one_hot.sum(1) == 8).all()
+
+
+def test_what_is_the_same_in_every_training_row_is_left_out(tmp_path):
+    data = loaded(table(tmp_path / "t.csv", a=range(N), same=["x"] * N, zero=[0.0] * N))
+    assert data.description["features"] == ["a"]
+    assert data.description["dropped"] == dict.fromkeys(("same", "zero"), "the same in every training row")
+
+
+@pytest.mark.parametrize("delimiter", [";", "\t"])
+def test_decimal_commas_are_points(tmp_path, delimiter):
+    rows = [(0.5 * i, f"{i}e-1", "b" if i % 2 else "a", i * 0.7) for i in range(N)]
+    text = "".join(delimiter.join(map(str, row)) + "\n" for row in [("a", "b", "c", "target"), *rows])
+    (tmp_path / "points.csv").write_text(text)
+    (tmp_path / "commas.csv").write_text(text.replace(".", ","))
+    points, commas = (loaded(tmp_path / f"{name}.csv") for name in ("points", "commas"))
+    assert points.description["features"] == commas.description["features"]
+    assert torch.equal(points.train.x, commas.train.x)
+    assert torch.equal(points.train.y, commas.train.y)
+
+
+@pytest.mark.parametrize(("name", "delimiter"), [("t.csv", ";"), ("t.tsv", "\t")])
+def test_commas_in_the_header_are_no_delimiters(tmp_path, name, delimiter):
+    header = ['"Weight (kg, dry)"', "Height (m, bare)" if name == "t.tsv" else '"Height (m, bare)"', "target"]
+    lines = ["", delimiter.join(header), *(delimiter.join(map(str, (i, 2 * i, i * 0.7))) for i in range(N))]
+    (tmp_path / name).write_text("\n".join(lines))
+    assert loaded(tmp_path / name).description["features"] == ["Weight (kg, dry)", "Height (m, bare)"]
+
+
+def test_numbers_that_single_precision_can_not_tell_have_an_offset(tmp_path):
+    near, far = (loaded(table(tmp_path / f"{at:.0f}.csv", a=[at + i / 8 for i in range(N)])) for at in (0.0, 2e9))
+    apart = near.train.x - near.train.x.median()
+    torch.testing.assert_close(far.train.x - far.train.x.median(), apart, rtol=0, atol=1e-6)
+    columns = [column(one) for one in json.loads(json.dumps(far.description["columns"]))]
+    rows = read_rows(tmp_path / "2000000000.csv")
+    assert set(encode(columns, rows)[:, 0].tolist()) >= set(far.train.x[:, 0].tolist())
+    with pytest.raises(InputError, match=r"column 'target' varies by 1.7.* around 1e.09, which single precision"):
+        loaded(table(tmp_path / "t.csv", a=range(N), target=[1e9 + i / 10 for i in range(N)]))
+
+
+def test_a_comma_that_may_divide_thousands_is_refused(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("a;target\n" + "".join(f"{i + 1},250;{i}\n" for i in range(N)))
+    with pytest.raises(InputError, match="column 'a': 1,250 may be thousands or have a decimal comma"):
+        loaded(path)

@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from outgrow.grow.block import can_try_place
 from outgrow.grow.block_panel import BlockPanel
 from outgrow.grow.gain import KEPT, joint, judge, mean_loss, realised
 from outgrow.grow.objective import OutputLoss
@@ -65,7 +64,7 @@ def trained(name, n):
         optimizer.step()
     optimizer.zero_grad()
     found = [replace(a, growable=not why, reason=why) for a in axes(model, x[:2]) for why in [can_try(model, a)]]
-    there = [place for place in places(model, x[:2]) if not can_try_place(model, place)]
+    there = [place for place in places(model, x[:2]) if place.growable]
     counts = {key: count // 2 for key, count in flops_by_weight(model, x[:2]).items()}
     return model, x, y, found, there, counts
 

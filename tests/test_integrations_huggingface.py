@@ -347,3 +347,14 @@ def test_bad_arguments_are_told(given, message):
 def test_a_folder_without_a_model_is_told(tmp_path):
     with pytest.raises(InputError, match=r"expected a checkpoint of a Trainer whose model grew, found none"):
         load(tmp_path, nn.Linear(2, 2))
+
+
+def test_a_loader_without_a_length_is_read(tmp_path):
+    class Stream(torch.utils.data.IterableDataset):
+        def __iter__(self):
+            return iter(data("bert"))
+
+    model = model_of("bert")
+    callback = growing(model, loader=torch.utils.data.DataLoader(Stream(), 16))
+    trainer(tmp_path, model, data("bert"), callback).train()
+    assert callback.grower.history

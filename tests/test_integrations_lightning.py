@@ -336,3 +336,57 @@ def test_the_page_and_the_example_run(printed):
     said = printed(example)
     assert said.count("on the test part") == 2
     assert "grew net.0" in said
+
+
+class Judged(Net):
+    """A validation loss that tells the size of the network."""
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val_loss", float(sum(p.numel() for p in self.parameters())))
+
+
+def test_a_logged_loss_is_that_of_the_present_size(tmp_path):
+    growing = Growing(F.cross_entropy, policy=Always(), monitor="val_loss", every_n_steps=2)
+    trainer = quiet(tmp_path, [growing], max_epochs=3, limit_train_batches=6, limit_val_batches=1)
+    trainer.fit(Judged(), shuffled(), DataLoader(TensorDataset(*digits()), 64))
+    told = [(event.params_before, event.held_out) for event in growing.history]
+    assert [np.isnan(loss) for _, loss in told] == [True, True, False, False]  # two before the first validation
+    assert all(size == loss for size, loss in told[2:])
+
+
+@pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no `val_dataloader`")
+@pytest.mark.parametrize("monitor", ["val_loss", "val_losss"])
+def test_a_loss_that_is_never_told_keeps_nothing_waiting(tmp_path, monitor):
+    growing = Growing(F.cross_entropy, policy=Always(), monitor=monitor, every_n_steps=3)
+    trainer = quiet(tmp_path, [growing], max_epochs=2, limit_train_batches=6, limit_val_batches=1)
+    validation = [DataLoader(TensorDataset(*digits()), 64)] if monitor == "val_losss" else []
+    trainer.fit(Judged(), shuffled(), *validation)
+    assert len(growing.history) == 3
+
+
+def test_a_loader_of_the_loop_is_read_apart(tmp_path):
+    loader = DataLoader(TensorDataset(*digits()), 64, num_workers=1, persistent_workers=True)
+    growing = Growing(policy=Always(), every_n_steps=3, loader=loader)
+    trainer = quiet(tmp_path, [growing], max_epochs=1, limit_train_batches=8)
+    trainer.fit(Net(), loader)
+    assert trainer.global_step == 8
+
+
+class Around(Net):
+    """Batch norm and dropout stand before what grows."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = torch.nn.Sequential(torch.nn.BatchNorm1d(64), torch.nn.Dropout(0.5))
+
+    def forward(self, x):
+        return super().forward(self.norm(x))
+
+
+def test_what_stands_around_the_network_is_looked_at_in_eval_mode(tmp_path):
+    growing = Growing(network="body", example=torch.zeros(2, 64), every_n_epochs=1, sample=64)
+    module = Around()
+    quiet(tmp_path, [growing], max_epochs=2, limit_train_batches=3).fit(module, shuffled())
+    assert len(growing.history) == 1
+    assert int(module.norm[0].num_batches_tracked) == 6
+    assert module.norm.training

@@ -12,6 +12,7 @@ from outgrow.errors import GrowthError, InputError
 from outgrow.net.axes import Axis, axes, find_axis
 from outgrow.net.numbers import Numbers, along, compact, steady
 from outgrow.net.rules import RULES
+from outgrow.net.widen import widen_
 
 
 def members(axis: Axis) -> list[object]:
@@ -291,8 +292,8 @@ def test_what_does_not_run_is_one_line(example, capfd):
 
 
 def test_branches_that_depend_on_the_data_are_those_of_the_example():
-    with pytest.warns(UserWarning, match="its control flow depends on the data, and this example did not use"):
-        found = by_name(nn.Sequential(Branches(), nn.Linear(3, 5), nn.Linear(5, 2)), ROW)
+    with pytest.warns(UserWarning, match=r"this example did not use 0.a.weight, 0.a.bias"):
+        found = by_name(nn.Sequential(Branches(), nn.Linear(3, 3), nn.Linear(3, 2)), ROW)
     assert found["1"].growable
 
 
@@ -374,3 +375,40 @@ def test_a_multiplied_depthwise_convolution_keeps_its_groups():
 
 def test_other_precisions():
     assert by_name(Vgg().bfloat16(), IMAGE.bfloat16())["features.0.0"].growable
+
+
+class Shy(nn.Module):
+    """Its norm is left out for a single example."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.norm, self.b = nn.Linear(3, 6), nn.BatchNorm1d(6), nn.Linear(6, 2)
+
+    def forward(self, x):
+        x = self.a(x)
+        return self.b(self.norm(x) if len(x) > 1 else x)
+
+
+def test_what_the_example_does_not_use_is_told():
+    with pytest.warns(UserWarning, match="Shy: this example did not use norm.weight, norm.bias; what reads a grown"):
+        axes(Shy(), ROW[:1])
+    assert "norm.weight" in [member.tensor for member in by_name(Shy(), noise(4, 3))["a"].members]
+
+
+class Moved(nn.Module):
+    """A convolution whose channels come last, flat; with zeros its output is zero."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(1, 1, 3, padding=1, bias=False), nn.Linear(16, 5)
+
+    def forward(self, x):
+        return self.head(self.conv(x).permute(0, 2, 3, 1).flatten(1))
+
+
+def test_zeros_tell_as_much_as_noise():
+    model = Moved()
+    real = noise(2, 1, 4, 4)
+    before = model(real)
+    assert widen_(model, "conv", 4, example=torch.zeros(1, 1, 4, 4)).moved <= 1e-5
+    torch.testing.assert_close(model(real), before)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import outgrow
 from net_cases import noise
 from optimizer_cases import EDITS, Make, carried, every_edit, every_optimizer, old_entries, seed, steps, widened
 from optimizer_snapshot import everything_in
@@ -107,3 +108,35 @@ def test_state_is_laid_out_as_the_parameter_is():
     carried(model, edit, optimizer)
     for parameter in model.parameters():
         assert optimizer.state[parameter]["exp_avg"].stride() == parameter.stride()
+
+
+def test_a_sparse_gradient_is_carried():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(5, 3, sparse=True), nn.Flatten(), nn.Linear(6, 2))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    ids = torch.tensor([[0, 1], [3, 1]])
+    for _ in range(2):
+        optimizer.zero_grad()
+        model(ids).sum().backward()
+        optimizer.step()
+    before = model[0].weight.grad.to_dense()
+    outgrow.widen_(model, "0", 2, example=ids, optimizer=optimizer)
+    assert model[0].weight.grad.is_sparse
+    assert torch.equal(model[0].weight.grad.to_dense()[:, :3], before)
+    optimizer.step()
+
+
+def test_hooks_on_parameters_stay():
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    seen = []
+    handles = [p.register_hook(lambda g: g.clamp(-0.5, 0.5)) for p in model.parameters()]
+    model[0].weight.register_post_accumulate_grad_hook(lambda p: seen.append(p.shape))
+    outgrow.widen_(model, "0", 2, example=noise(2, 3))
+    (100 * model(noise(8, 3))).sum().backward()
+    assert max(p.grad.abs().max() for p in model.parameters()) <= 0.5
+    assert seen == [torch.Size([6, 3])]
+    for handle in handles:
+        handle.remove()
+    model.zero_grad()
+    (100 * model(noise(8, 3))).sum().backward()
+    assert max(p.grad.abs().max() for p in model.parameters()) > 0.5

@@ -114,3 +114,34 @@ def test_a_forward_pass_that_asks_for_values_is_counted_too():
     model = Asks().train()
     assert flops(model, {"x": torch.zeros(1, 3), "mask": torch.ones(1)}) == 12
     assert model.training
+
+
+class Wary(nn.Module):
+    """Looks at the values before it runs."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        if x.isnan().any():
+            raise ValueError("NaN")
+        return self.inner(x)
+
+
+class Attention(nn.Module):
+    def forward(self, x):
+        return nn.functional.scaled_dot_product_attention(x[:, None], x[:, None], x[:, None])
+
+
+@pytest.mark.parametrize(
+    "inner",
+    [nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), Attention(), nn.LSTM(8, 8, batch_first=True)],
+    ids=["encoder", "attention", "recurrent"],
+)
+def test_a_look_at_the_values_changes_no_count(inner):
+    x = noise(2, 4, 8)
+    fast = torch.backends.mha.get_fastpath_enabled()
+    assert flops(Wary(inner), x) == flops(inner, x) > 0
+    assert torch.backends.mha.get_fastpath_enabled() == fast
+    assert torch.backends.mkldnn.set_flags()[0]

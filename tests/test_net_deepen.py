@@ -233,3 +233,33 @@ def test_a_silent_block_is_still_called_when_another_one_comes_in(build):
         deepen_(model, place, example=ROW)
         counts = observe(model, ROW, set(model.blocks)).counts
         assert (model.how_many, [counts[block] for block in model.blocks]) == (size, [1] * size)
+
+
+def test_a_layer_that_torch_computes_without_its_children_takes_no_block():
+    """In eval mode torch's fused encoder layer never calls the activation; hooks keep it from that kernel."""
+    encoder = nn.TransformerEncoderLayer(4, 2, 6, activation=nn.ReLU(), batch_first=True)
+    model = nn.Sequential(nn.Linear(4, 4), encoder, nn.Linear(4, 3))
+    assert "1.activation" not in [place.name for place in places(model, noise(2, 5, 4)) if place.recipe]
+
+
+def test_an_earlier_insertion_is_undone_after_later_ones():
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
+    optimizer = torch.optim.Adam(model.parameters())
+    before = everything_in(model)
+    first = deepen_(model, "1", example=noise(2, 3), optimizer=optimizer)
+    second = deepen_(model, "3", example=noise(2, 3), optimizer=optimizer)
+    with pytest.raises(GrowthError, match="a later edit has changed the same modules; undo that one first"):
+        first.undo()
+    assert len(model) == 9
+    second.undo()
+    first.undo()
+    assert everything_in(model) == before
+
+
+def test_a_frozen_block_is_no_place():
+    model = nn.Sequential(nn.Linear(3, 4), nn.Sequential(Residual(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)))))
+    assert [place.recipe is not None for place in places(model, noise(2, 3))] == [True]
+    model[1].requires_grad_(False)
+    (place,) = places(model, noise(2, 3))
+    assert place.recipe is None
+    assert "does not require gradients" in place.reason

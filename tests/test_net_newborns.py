@@ -101,6 +101,7 @@ def test_averages_of_new_entries_start_at_the_weights(name: str):
     assert torch.equal(optimizer.state[model[0].weight]["ax"][4:], model[0].weight[4:])
 
 
+@pytest.mark.filterwarnings("ignore:.*Muon does not train 0.bias")
 def test_momenta_of_matrices_go_on():
     if not hasattr(torch.optim, "Muon"):
         pytest.skip("this torch has no Muon")
@@ -118,6 +119,7 @@ def test_momenta_of_matrices_go_on():
     assert model[2].weight[:, 4:].all()
 
 
+@pytest.mark.filterwarnings("ignore:.*SparseAdam does not train 2.weight")
 @torch.sparse.check_sparse_tensor_invariants(True)
 def test_sparse_gradients():
     """Columns come into an embedding: each moves as in an embedding of its own from its birth."""

@@ -1,10 +1,14 @@
 """What a run saves: averages of its weights."""
 
+import pytest
 import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from outgrow.train.average import DECAY, restart_, update_
+from outgrow.data import load
+from outgrow.train.average import DECAY, restart_, settle_statistics_, settling_examples, update_
+from outgrow.train.loaders import Loaders
+from outgrow.train.recipe import Recipe
 
 
 def test_it_is_what_torch_does_with_the_same_rule():
@@ -36,3 +40,14 @@ def test_an_average_of_equal_weights_is_these_weights():
     for _ in range(5):
         update_(average, model)
     assert torch.equal(average.module.weight, model.weight)
+
+
+@pytest.mark.parametrize("norm", [nn.BatchNorm1d(64), nn.LayerNorm(64)], ids=["batch", "layer"])
+def test_as_many_examples_are_counted_as_settle_statistics(norm):
+    seen = []
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), norm)
+    model.register_forward_pre_hook(lambda module, args: seen.append(len(args[0])))
+    full = Loaders(load("digits"), Recipe(epochs=1, batch_size=32), 0, "cpu").full
+    settle_statistics_(model, full)
+    assert sum(seen) == settling_examples(model, full)
+    assert bool(seen) == isinstance(norm, nn.BatchNorm1d)

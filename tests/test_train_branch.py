@@ -18,6 +18,7 @@ from outgrow.grow.policies.schedule import Schedule
 from outgrow.grow.reduction import EXAMPLES, Reduction
 from outgrow.net.cost import flops
 from outgrow.registry import policy_of
+from outgrow.train.average import settling_examples
 from outgrow.train.branch import CUT, Branches, base_of
 from outgrow.train.distilled import Distilled
 from outgrow.train.evaluate import evaluate, loss_of, worth
@@ -117,7 +118,7 @@ def test_all_that_branches_take_is_counted(grown, tmp_path):
     batches = Loaders(data, RECIPE, 0, "cpu")
     longer = (run.sizes[-1]["flops"] / first["flops"]) ** 0.5
     steps = round(min(0.5 * longer, 1) * RECIPE.epochs * len(batches.train))
-    settled = min(len(batches.full), 32) * batches.full.batch_size
+    settled = settling_examples(network.build(), batches.full)
     assert first["flops"] == flops(network.build(), network.example())
     training = 3 * first["flops"] * steps * batches.train.batch_size
     took = training + first["flops"] * settled + cutting(out, network, training, len(data.train))

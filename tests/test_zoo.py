@@ -20,7 +20,10 @@ from zoo_properties import (
     widening_keeps_the_function,
 )
 
-pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections")  # torch's own, slower but right
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:LSTM with projections"),  # torch's own, slower but right
+    pytest.mark.filterwarnings("ignore:.* this example did not use (unused|last).weight"),  # nothing ever does there
+]
 known = known_of({**ZOO, **CASES, **HF})
 RULED = (  # small ones that meet every rule between them
     "embedding bag, mean",

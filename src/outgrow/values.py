@@ -11,7 +11,7 @@ THOUSANDS = {"": 0, "k": 3, "m": 6, "g": 9, "t": 12, "p": 15}
 MOST = 10**24
 """Above every count that makes sense, and below those that no longer fit a float."""
 
-COUNT = re.compile(r"([0-9][0-9_,]*(?:\.[0-9]+)?)\s*(?:([kmgtp]?)|e\+?([0-9]{1,2}))")
+COUNT = re.compile(r"([0-9]{1,3}(?:,[0-9]{3})+|[0-9][0-9_]*)(\.[0-9]+)?\s*(?:([kmgtp]?)|e\+?([0-9]{1,2}))")
 TIME = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*(?:ms)?")
 
 
@@ -35,8 +35,9 @@ def count(text: str, option: str) -> int:
     match = COUNT.fullmatch(text.strip().lower())
     if not match:
         raise InputError(f"{option} {text}: expected a count such as 50000, 100k, 1.5M, 2G, 3T or 1P")
-    power = int(match[3]) if match[3] else THOUSANDS[match[2]]
-    value = Decimal(re.sub("[_,]", "", match[1])) * 10**power
+    whole, rest, prefix, exponent = match.groups(default="")
+    power = int(exponent) if exponent else THOUSANDS[prefix]
+    value = Decimal(re.sub("[_,]", "", whole) + rest) * 10**power
     if not 1 <= value < MOST or value != value.to_integral_value():
         raise InputError(f"{option} {text}: expected a whole number from 1 to {MOST:.0e}")
     return int(value)

@@ -15,9 +15,11 @@ import numpy as np
 from outgrow.data.cells import number, quoted
 from outgrow.data.labels import listed
 from outgrow.data.rows import Rows
+from outgrow.data.statistics import are_close
 from outgrow.errors import InputError
 
 MOST_CATEGORIES = 100
+SAME = "the same in every training row"
 MOSTLY = 0.95  # a column with this share of numbers was meant to hold nothing else
 
 
@@ -29,11 +31,13 @@ class Number:
         name: Its name in the header.
         fill: What stands in for a missing value: the median of the training rows.
         gaps: Whether a second feature says where values were missing.
+        offset: What is taken off, where single precision would not tell the values apart.
     """
 
     name: str
     fill: float
     gaps: bool
+    offset: float = 0.0
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -44,7 +48,7 @@ class Number:
         """The column of some rows, float32 `[n, 1 or 2]`."""
         values = numbers(rows, self.name)
         missing = np.isnan(values)
-        filled = np.where(missing, self.fill, values)
+        filled = np.where(missing, self.fill, values) - self.offset
         with np.errstate(over="ignore"):
             encoded = np.stack([filled, missing][: len(self.features)], 1).astype(np.float32)
         if (wrong := np.flatnonzero(~np.isfinite(encoded[:, 0]))).size:
@@ -56,7 +60,8 @@ class Number:
 
     def describe(self) -> dict[str, object]:
         """What `column` needs to make it again."""
-        return {"name": self.name, "kind": "number", "fill": self.fill, "missing": self.gaps}
+        offset = {"offset": self.offset} if self.offset else {}
+        return {"name": self.name, "kind": "number", "fill": self.fill, "missing": self.gaps, **offset}
 
 
 @dataclass(frozen=True)
@@ -105,7 +110,8 @@ def column(description: Mapping[str, object]) -> Column:
     """
     name = str(description["name"])
     if description["kind"] == "number":
-        return Number(name, float(cast(float, description["fill"])), bool(description["missing"]))
+        fill, offset = (float(cast(float, description.get(key, 0.0))) for key in ("fill", "offset"))
+        return Number(name, fill, bool(description["missing"]), offset)
     return Category(name, tuple(cast(Sequence[str], description["categories"])))
 
 
@@ -208,7 +214,11 @@ def _fit_numbers(train: Rows, name: str) -> Column | str:
     missing = np.isnan(values)
     if missing.all():
         return "no values in the training rows"
-    return Number(name, float(np.median(values[~missing])), bool(missing.any()))
+    if not missing.any() and (values == values[0]).all():
+        return SAME
+    fill = float(np.median(values[~missing]))
+    offset = fill if are_close(values[~missing]) else 0.0
+    return Number(name, fill, bool(missing.any()), offset)
 
 
 def _fit_categories(train: Rows, name: str) -> Column | str:
@@ -216,5 +226,7 @@ def _fit_categories(train: Rows, name: str) -> Column | str:
     counts = Counter(train.columns[name])
     if len(counts) == len(train):
         return "text that differs in every training row"
+    if len(counts) == 1:
+        return SAME
     frequent = sorted(counts, key=lambda category: (-counts[category], category))
     return Category(name, tuple(sorted(frequent[:MOST_CATEGORIES])))

@@ -84,6 +84,9 @@ def dataset(found: Found, options: Options) -> Dataset:
             f"leave the task out"
         )
     examples, validation, test = found.train, found.validation, found.test
+    for part, own in (("validation", validation), ("test", test)):
+        if own is not None and not len(own):
+            raise InputError(f"{found.where}: the {part} part is empty; leave it out")
     share = options.validation
     division = divide(
         examples.y, found.task, seed=options.seed, validation=share, where=found.where, test_given=test is not None
@@ -95,8 +98,8 @@ def dataset(found: Found, options: Options) -> Dataset:
         validation = _part(examples, division.validation)
     if division.test is not None:
         test = _part(examples, division.test)
-    own = {"validation": found.validation is not None, "test": found.test is not None}
-    description = {**found.description, "parts": parts(own, share)}
+    given = {"validation": found.validation is not None, "test": found.test is not None}
+    description = {**found.description, "parts": parts(given, share)}
     train_part = _part(examples, train)
     return Dataset(found.name, found.task, train_part, validation, test, found.classes, found.augment, description)
 

@@ -85,7 +85,7 @@ def class_numbers(values: np.ndarray, classes: Sequence[str], where: object) -> 
 def label_text(value: object) -> str:
     """The name of a class: `3.0` is "3", bytes are decoded, everything else is its own text."""
     if isinstance(value, bytes):
-        return value.decode("utf-8", "replace")
+        return value.decode("utf-8", "backslashreplace")
     if isinstance(value, (float, np.floating)) and float(value).is_integer():
         return str(int(value))
     return str(value)

@@ -11,6 +11,7 @@ import torch
 from outgrow.data.dataset import Split, Task
 from outgrow.data.found import Found, labelled
 from outgrow.data.labels import listed, looks_like_classes
+from outgrow.data.statistics import demand_apart
 from outgrow.errors import InputError
 
 _PARTS = {"train": ("_train", ""), "validation": ("_val", "_validation"), "test": ("_test",)}
@@ -137,6 +138,7 @@ def _channels_first(path: Path, name: str, x: np.ndarray) -> np.ndarray:
 
 def _table(path: Path, name: str, x: np.ndarray) -> np.ndarray:
     """Rows in single precision, all finite."""
+    given = x
     with np.errstate(over="ignore"):
         x = x.astype(np.float32)
     if count := int((~np.isfinite(x)).sum()):
@@ -144,6 +146,9 @@ def _table(path: Path, name: str, x: np.ndarray) -> np.ndarray:
         raise InputError(
             f"{path}: NaN or infinite values in {name}: {count} (columns {listed(columns)}); fill or drop them"
         )
+    if not np.can_cast(given.dtype, x.dtype):
+        for at, column in enumerate(given.T):
+            demand_apart(column.astype(np.float64), f"{path}: column {at} of {name}")
     return x
 
 

@@ -1,16 +1,19 @@
 """The text of a CSV file: a header, and cells by column."""
 
 import csv
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from outgrow.data.cells import is_number
+from outgrow.data.cells import MISSING, is_number
 from outgrow.data.labels import listed
 from outgrow.errors import InputError
 
 DELIMITERS = ",;\t"
+WITH_COMMA = re.compile(r"[-+]?(\d+(,\d*)?|,\d+)(e[-+]?\d+)?", re.IGNORECASE)
+THOUSANDS = re.compile(r"[-+]?[1-9]\d{0,2},\d{3}")
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ class Rows:
 
 
 def read_rows(path: Path) -> Rows:
-    """Read a CSV file with a header line; commas, semicolons or tabs.
+    """Read a CSV file with a header line; commas, semicolons or tabs, the latter two with decimal points or commas.
 
     Args:
         path: The file, in UTF-8.
@@ -55,9 +58,9 @@ def read_rows(path: Path) -> Rows:
     line = 0
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
-            first = file.readline()
+            delimiter = _delimiter(path, next(filter(str.strip, file), ""))
             file.seek(0)
-            reader = csv.reader(file, delimiter=max(DELIMITERS, key=first.count), strict=True)
+            reader = csv.reader(file, delimiter=delimiter, strict=True)
             for row in reader:
                 line = reader.line_num
                 if row:
@@ -76,7 +79,26 @@ def read_rows(path: Path) -> Rows:
     if counter:  # pandas writes its index like this
         header, columns = header[1:], {i - 1: cells for i, cells in columns.items() if i}
     _check_names(path, header)
+    if delimiter != ",":
+        columns = {i: _with_points(f"{path}: column {header[i]!r}", cells) for i, cells in columns.items()}
     return Rows(path, {name: columns[i] for i, name in enumerate(header)}, lines[1:], counter)
+
+
+def _delimiter(path: Path, header: str) -> str:
+    """What stands between cells: tabs in a .tsv file that has some, else what the header has most of beside quotes."""
+    bare = re.sub(r'"[^"]*"', "", header)
+    return "\t" if path.suffix.lower() == ".tsv" and "\t" in bare else max(DELIMITERS, key=bare.count)
+
+
+def _with_points(where: str, cells: list[str]) -> list[str]:
+    """Cells with points in place of decimal commas, where all that are given are numbers with commas or none."""
+    given = {cell for cell in cells if cell.lower() not in MISSING}
+    if not any("," in cell for cell in given) or not all(map(WITH_COMMA.fullmatch, given)):
+        return cells
+    if all(THOUSANDS.fullmatch(cell) for cell in given if "," in cell):
+        some = next(cell for cell in cells if "," in cell)
+        raise InputError(f"{where}: {some} may be thousands or have a decimal comma; write it without the comma")
+    return [cell.replace(",", ".") for cell in cells]
 
 
 def _check_lengths(path: Path, wanted: int, table: Sequence[Sequence[str]], lines: Sequence[int]) -> None:

@@ -1,6 +1,44 @@
 """Means and standard deviations that inputs and targets are normalised by."""
 
+import numpy as np
 import torch
+
+from outgrow.errors import InputError
+
+STEPS = 100  # of single precision that a standard deviation has at least
+
+
+def are_close(values: np.ndarray) -> bool:
+    """Return whether values vary, but by less than 100 steps of single precision.
+
+    Args:
+        values: In double precision `[n]`; where they are not finite they are not looked at.
+
+    Example:
+        >>> [are_close(np.array(values)) for values in ([1.0, 2.0], [1e9, 1e9 + 1], [0.1, 0.1])]
+        [False, True, False]
+    """
+    if not values.size or not np.isfinite(values).all() or (values == values[0]).all():
+        return False
+    with np.errstate(over="ignore"):
+        return bool(values.std() < STEPS * np.spacing(np.float32(np.abs(values).max())))
+
+
+def demand_apart(values: np.ndarray, where: str) -> None:
+    """Check that single precision tells values apart.
+
+    Args:
+        values: In double precision `[n]`.
+        where: What to call them in the message.
+
+    Raises:
+        InputError: It does not, see `are_close`.
+    """
+    if are_close(values):
+        raise InputError(
+            f"{where} varies by {values.std():.3g} around {values.mean():.3g}, which single precision can't tell; "
+            f"subtract an offset"
+        )
 
 
 def pixel_statistics(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

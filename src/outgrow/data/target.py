@@ -11,6 +11,7 @@ from outgrow.data.columns import numbers
 from outgrow.data.dataset import Task
 from outgrow.data.labels import class_names, class_numbers, listed, looks_like_classes
 from outgrow.data.rows import Rows
+from outgrow.data.statistics import demand_apart
 from outgrow.errors import InputError
 
 
@@ -72,6 +73,7 @@ def recognise(rows: Rows, name: str | None, task: Task | None = None) -> Target:
         raise InputError(f"{where}: the target is {rows.columns[name][0]!r} in every row; there is nothing to learn")
     task = task or ("classification" if not numeric or looks_like_classes(distinct, len(rows)) else "regression")
     if task == "regression":
+        demand_apart(values, where)
         return Target(name, task, (), numeric)
     if 2 * len(distinct) > len(rows):
         hint = "; is it a number to predict (task 'regression')?" if numeric else "; is it the right column?"

@@ -1,6 +1,7 @@
 """A network as the graph of its forward pass, in operators of ATen: for what can't be written as classes."""
 
 from collections.abc import Mapping
+from keyword import iskeyword
 
 import torch
 from torch import Tensor, fx, nn
@@ -93,7 +94,7 @@ def _tensor_at(net: nn.Module, name: str) -> Tensor:
 
 def _access(tensors: Mapping[str, Tensor], name: str) -> str:
     """The source of a tensor of the class that is written."""
-    if all(part.isidentifier() for part in name.split(".")):
+    if all(part.isidentifier() and not iskeyword(part) for part in name.split(".")):
         return f"self.{name}"
     kind = "parameter" if isinstance(tensors[name], nn.Parameter) else "buffer"
     return f'self.get_{kind}("{name}")'

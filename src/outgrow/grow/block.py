@@ -5,9 +5,9 @@ of a layer at the identity, all of it) has a gradient and a natural-gradient ste
 with features that nothing has read so far.
 """
 
-import copy
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import chain
 
 import torch
@@ -36,6 +36,7 @@ from outgrow.net.place import BlockCopy, Place
 from outgrow.net.setting import apply_settings_
 from outgrow.net.surgery import insert_, tensors_of
 from outgrow.net.survey import survey
+from outgrow.net.twin import duplicate
 
 MAX_FEATURES = 1200  # or outputs, of a layer whose present step is taken
 MAX_EXAMPLES = 1024  # that weigh the pieces
@@ -71,7 +72,7 @@ class BlockTrial:
         fisher: Fisher = "true",
         convention: Convention = "expand",
     ) -> None:
-        self.model = copy.deepcopy(model).eval()
+        self.model = duplicate(model).eval()
         self.model.zero_grad(set_to_none=True)
         self.objective, self.damping = objective, damping
         self._real, self._places = model, {place.name: place for place in places}
@@ -220,18 +221,6 @@ class BlockTrial:
         return found
 
 
-def can_try_place(model: nn.Module, place: Place) -> str:
-    """Return why a block can't be put on trial at a place, or an empty string."""
-    if not place.growable:
-        return place.reason
-    if isinstance(place.recipe, BlockCopy):
-        block = model.get_submodule(place.name)
-        frozen = [name for name in place.recipe.zeros if not block.get_parameter(name).requires_grad]
-        if frozen:
-            return f"{place.name}.{frozen[0]}, which is zero in a copy, is frozen"
-    return ""
-
-
 def _put_in_(model: nn.Module, place: Place, insertion: Insertion, example: Example) -> None:
     """Insert a block; what is to be set beside it is looked for anew, since other blocks may be in by now."""
     settings = place.settings
@@ -252,7 +241,8 @@ def _first(batches: Sequence[Batch], count: int) -> Iterator[Batch]:
     for batch in batches:
         if left > 0:
             take = min(left, batch.size)
-            yield batch if take == batch.size else Batch(few(batch.inputs, take), few(batch.target, take), take)
+            cut = {"inputs": few(batch.inputs, take), "target": few(batch.target, take), "size": take}
+            yield batch if take == batch.size else replace(batch, **cut)
             left -= take
 
 

@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from outgrow.net.inputs import Example, call_arguments
+from outgrow.net.kernels import fast_path
 
 GROUP_NUMBERS = 2**22  # of the largest tensor of a pass, times the directions: what fits caches, and keeps a GPU busy
 
@@ -72,13 +73,8 @@ def difference_step(weights: Direction, direction: Direction) -> float:
 @contextmanager
 def plain_attention() -> Iterator[None]:
     """Compute attention from its definition: the fused kernels have neither forward mode nor second derivatives."""
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with sdpa_kernel(SDPBackend.MATH):
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
+    with fast_path(False), sdpa_kernel(SDPBackend.MATH):
+        yield
 
 
 class _Run:

@@ -38,6 +38,7 @@ from outgrow.grow.proposals import PASSES
 from outgrow.grow.sample import chunk_of, rows_in
 from outgrow.grow.weights import WIDE
 from outgrow.net.inputs import Example, call
+from outgrow.net.kernels import fast_path
 from outgrow.net.preserve import frozen_state
 
 A_PASSES = 5
@@ -252,7 +253,7 @@ def loads_of(model: nn.Module, layers: Iterable[str], example: Example) -> dict[
     def keep(path: str, read: Tensor, written: Tensor) -> None:
         calls[path].append(max(-(-len(written) * position_count(modules[path], written) // size), 1))
 
-    with frozen_state(model), hooked(modules, keep), torch.no_grad():
+    with frozen_state(model), hooked(modules, keep), fast_path(False), torch.no_grad():
         call(model.eval(), example)
     return {path: _load(modules[path], calls[path]) for path in modules if calls[path]}
 

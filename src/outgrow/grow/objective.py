@@ -5,7 +5,8 @@ generalised Gauss-Newton matrix, example by example; `outgrow.grow.step.StepLoss
 float32 or float64, whatever autocast says.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,7 +17,7 @@ from outgrow.grow.curvature import Loss, Outputs, demand_mean
 from outgrow.grow.derivative import derivatives_along
 from outgrow.grow.precision import full_precision, upcast
 from outgrow.grow.sample import Batch
-from outgrow.net.inputs import call, call_arguments
+from outgrow.net.inputs import call, call_arguments, gpus_of, seed_
 
 Tangent = Mapping[str, Tensor]
 
@@ -63,6 +64,14 @@ class Objective(Protocol):
         """Return the mean loss [nats] with some weights replaced."""
 
 
+@contextmanager
+def same_chance(model: nn.Module, batch: Batch) -> Iterator[None]:
+    """Let what a model draws from torch be the same whenever it runs on a batch, and leave torch's state as it was."""
+    with torch.random.fork_rng(devices=gpus_of(model)):
+        seed_(model, batch.chance)
+        yield
+
+
 @dataclass(frozen=True)
 class OutputLoss:
     """A mean loss of an output and a target, twice differentiable and convex in the output, or L1's like.
@@ -77,7 +86,8 @@ class OutputLoss:
     @full_precision()
     def answer(self, model: nn.Module, batch: Batch) -> Outputs:
         """Run the model, with its graph."""
-        return Outputs(self.loss, call(model, batch.inputs), batch.target, batch.size)
+        with same_chance(model, batch):
+            return Outputs(self.loss, call(model, batch.inputs), batch.target, batch.size)
 
     @full_precision()
     def expand(self, model: nn.Module, directions: Sequence[Tangent], batch: Batch) -> Expansion:
@@ -91,7 +101,8 @@ class OutputLoss:
         Returns:
             The terms of every example.
         """
-        result, found = derivatives_along(model, directions, batch.inputs)
+        with same_chance(model, batch):
+            result, found = derivatives_along(model, directions, batch.inputs)
         outputs = Outputs(self.loss, result, batch.target, batch.size)
         moved = [upcast(found[i]) for i in outputs.read]  # each [directions, examples, ...]
         n, count = batch.size, len(directions)
@@ -114,7 +125,7 @@ class OutputLoss:
     def mean(self, model: nn.Module, batch: Batch, weights: Tangent) -> float:
         """Return the mean loss [nats] with some weights replaced."""
         args, kwargs = call_arguments(batch.inputs)
-        with torch.no_grad():
+        with torch.no_grad(), same_chance(model, batch):
             result = upcast(torch.func.functional_call(model, dict(weights), args, kwargs))
             value = self.loss(result, upcast(batch.target))
         demand_mean(value)

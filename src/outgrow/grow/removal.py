@@ -4,7 +4,6 @@ Axes are on trial one by one, and a policy decides by these losses. What it deci
 loss by more or less than their sum. That is measured, too, before the edit: `realised` of each axis is its part of it.
 """
 
-import copy
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -26,6 +25,7 @@ from outgrow.grow.trial import can_try
 from outgrow.grow.weights import weights_of
 from outgrow.net.axis import Axis
 from outgrow.net.remove import Removal, Values, remove
+from outgrow.net.twin import duplicate
 
 
 @dataclass(frozen=True)
@@ -195,6 +195,6 @@ def shared(alone: Sequence[float], together: float) -> list[float]:
 
 def _resting(model: nn.Module) -> nn.Module:
     """A copy in eval mode, without gradients."""
-    model = copy.deepcopy(model).eval()
+    model = duplicate(model).eval()
     model.zero_grad(set_to_none=True)
     return model

@@ -1,5 +1,6 @@
 """The examples that a check reads: one part proposes (A), another judges (B)."""
 
+import copy
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -8,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
+from torch.utils.data import DataLoader
 
 from outgrow.errors import InputError
 from outgrow.net.inputs import Example
@@ -28,11 +30,13 @@ class Batch:
             the user's own, what that is called with, of any type.
         target: What the loss is called with beside the output.
         size: Number of examples.
+        chance: Seed of what a model or a step draws on it, the same whenever it is run.
     """
 
     inputs: Any
     target: Any
     size: int
+    chance: int = 0
 
 
 @dataclass(frozen=True)
@@ -92,10 +96,34 @@ def draw(loader: Iterable[Any], count: int, device: torch.device, chunk: int = 2
         raise InputError(f"a check needs at least four examples, the loader gave {seen}")
     half = min(count, seen // 2)
     a, b = _halves((_cat(inputs), _cat(targets)), half, chunk, device)
+    return _sample([[(inputs, target, size) for (inputs, target), size in part] for part in (a, b)])
+
+
+def _sample(parts: Sequence[Sequence[tuple[Any, Any, int]]]) -> Sample:
+    """Two parts of batches, each of which has a seed of its own."""
+    a, b = parts
     return Sample(
-        [Batch(inputs, target, size) for (inputs, target), size in a],
-        [Batch(inputs, target, size) for (inputs, target), size in b],
+        [Batch(*batch, chance=2 * i) for i, batch in enumerate(a)],
+        [Batch(*batch, chance=2 * i + 1) for i, batch in enumerate(b)],
     )
+
+
+def apart(loader: Iterable[Any]) -> Iterable[Any]:
+    """Return a loader of the same batches whose iterators leave those of a loop over it alone.
+
+    A `DataLoader` with persistent workers has one iterator, which starts anew for whoever asks for one.
+
+    Args:
+        loader: Any.
+
+    Returns:
+        The very loader where it hands out iterators of their own.
+    """
+    if not (isinstance(loader, DataLoader) and loader.persistent_workers):
+        return loader
+    again = copy.copy(loader)
+    again._iterator = None
+    return again
 
 
 def draw_batches(loader: Iterable[Any], count: int, device: torch.device, chunk: int = 256) -> Sample:
@@ -135,7 +163,7 @@ def draw_batches(loader: Iterable[Any], count: int, device: torch.device, chunk:
         raise InputError(
             f"a check needs at least two batches to propose and two to judge, the loader gave {len(a)} and {len(b)}"
         )
-    return Sample([Batch(item, None, size) for item, size in a], [Batch(item, None, size) for item, size in b])
+    return _sample([[(item, None, size) for item, size in part] for part in (a, b)])
 
 
 def few(inputs: Any, count: int) -> Any:
@@ -174,7 +202,7 @@ def _shapes(item: Sequence[Any]) -> str:
 
 def _cat(parts: list[Any]) -> Any:
     try:
-        return pytree.tree_map(lambda *ts: torch.cat(ts) if isinstance(ts[0], Tensor) else ts[0], *parts)
+        return pytree.tree_map(lambda *ts: torch.cat(ts) if isinstance(ts[0], Tensor) and ts[0].ndim else ts[0], *parts)
     except (RuntimeError, ValueError) as error:
         raise InputError(f"the batches of the loader can't be put together: {error}") from error
 

@@ -4,7 +4,6 @@ The new units of all axes hang on zero columns, so they change nothing and don't
 from them is what the real network would let it read, through norms, pooling, sums and concatenations.
 """
 
-import copy
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -19,6 +18,7 @@ from outgrow.net.axis import Axis, Member
 from outgrow.net.edit import grid
 from outgrow.net.enlargement import widen
 from outgrow.net.surgery import tensors_of
+from outgrow.net.twin import duplicate
 from outgrow.net.widening import Widening
 
 REDRAWS = 3  # of units that don't fire
@@ -56,7 +56,7 @@ class Stage:
     ) -> None:
         _demand_unread(widenings)
         self._objective = objective
-        self.model = copy.deepcopy(model).eval()
+        self.model = duplicate(model).eval()
         self.model.zero_grad(set_to_none=True)
         edit = widen(self.model, found, widenings, generator)
         grown = {axis.name: axis for axis in edit.axes}

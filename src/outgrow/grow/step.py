@@ -21,7 +21,7 @@ from outgrow.errors import InputError
 from outgrow.grow.curvature import Loss
 from outgrow.grow.custom import has_custom_operation
 from outgrow.grow.derivative import difference_step, plain_attention
-from outgrow.grow.objective import Expansion, Objective, OutputLoss, Tangent
+from outgrow.grow.objective import Expansion, Objective, OutputLoss, Tangent, same_chance
 from outgrow.grow.precision import full_precision
 from outgrow.grow.sample import Batch
 
@@ -128,7 +128,9 @@ class StepLoss:
 
     def _loss(self, model: nn.Module, batch: Batch, weights: Weights) -> Tensor:
         held = _Held(model, self.step)
-        value = torch.func.functional_call(held, {f"model.{name}": w for name, w in weights.items()}, (batch.inputs,))
+        replaced = {f"model.{name}": w for name, w in weights.items()}
+        with same_chance(model, batch):
+            value = torch.func.functional_call(held, replaced, (batch.inputs,))
         if not isinstance(value, Tensor) or value.numel() != 1 or not value.is_floating_point():
             what = f"shape {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
             raise InputError(f"expected step(model, batch) to return the mean loss, one number, received {what}")

@@ -1,6 +1,5 @@
 """Units and blocks that come in without evidence, as a plain schedule adds them: made, but not scored or judged."""
 
-import copy
 import math
 from collections.abc import Mapping, Sequence
 
@@ -20,6 +19,7 @@ from outgrow.net.axis import Axis
 from outgrow.net.cost import flops, parameters
 from outgrow.net.deepen import deepen_, prepared
 from outgrow.net.place import Place
+from outgrow.net.twin import duplicate
 from outgrow.net.widening import Widening
 
 
@@ -74,7 +74,7 @@ def _candidate(setup: Setup, widening: Widening) -> Candidate:
 
 
 def _block(setup: Setup, place: Place) -> tuple[Block, Candidate]:
-    deeper = copy.deepcopy(setup.model)
+    deeper = duplicate(setup.model)
     deepen_(deeper, place.name, example=setup.example, generator=torch.Generator())
     params = parameters(deeper) - parameters(setup.model)
     more = (flops(deeper, setup.example) - flops(setup.model, setup.example)) // rows_in(setup.example)

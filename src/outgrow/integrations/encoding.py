@@ -6,7 +6,7 @@ import numpy as np
 from sklearn.compose import ColumnTransformer, make_column_selector
 from sklearn.impute import SimpleImputer
 from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import OneHotEncoder, StandardScaler
+from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
 
 NUMBERS = "number"
 
@@ -19,13 +19,19 @@ def has_categories(X: Any) -> bool:
 def as_numbers() -> ColumnTransformer:
     """Return what makes numbers of a table with categories: a column for each category, zeros for unknown ones."""
     categories = OneHotEncoder(handle_unknown="ignore", sparse_output=False, dtype=np.float64)
+    numbers = FunctionTransformer(_floats, feature_names_out="one-to-one")
     return ColumnTransformer(
         [
-            ("numbers", "passthrough", make_column_selector(dtype_include=NUMBERS)),
+            ("numbers", numbers, make_column_selector(dtype_include=NUMBERS)),
             ("categories", categories, make_column_selector(dtype_exclude=NUMBERS)),
         ],
         sparse_threshold=0.0,
     )
+
+
+def _floats(X: Any) -> Any:
+    """Columns of numbers as float64, NaN where they are missing, also of the types of pandas that know `NA`."""
+    return X.astype(np.float64)
 
 
 def scaled(missing: str) -> Pipeline:

@@ -13,6 +13,7 @@ from transformers.pytorch_utils import Conv1D
 
 from outgrow.errors import InputError
 from outgrow.grow.event import Event
+from outgrow.grow.sample import apart
 from outgrow.integrations.conv1d import as_linear_
 from outgrow.integrations.described import Field, fields_of, is_counted, stays_valid, why_not, width_fields
 from outgrow.integrations.examples import chance_kept, example_of, own_loss, pair, plain, plain_forward, shuffled
@@ -107,7 +108,7 @@ class Growing(TrainerCallback):
         with chance_kept(model), plain_forward(model):
             example = self._example
             if example is None:
-                batch = next(iter(self._loader or shuffled(kwargs["train_dataloader"], args, 0)))
+                batch = next(iter(self._read(kwargs["train_dataloader"], args, 0)))
                 example = example_of(model, batch, args.label_names or ())
             self.grower = Grower(model, optimizer, self._loss, example, step=self._step, **self._options)
             self._allow(self.grower, args, state.max_steps, saved["events"] if saved else None)
@@ -211,10 +212,14 @@ class Growing(TrainerCallback):
         entry = {f"outgrow/{name}": value for name, value in numbers.items()}
         state.log_history.append({**entry, "epoch": state.epoch, "step": state.global_step})
 
+    def _read(self, train: Any, args: TrainingArguments, step: int) -> Iterable[Any]:
+        """What looks read."""
+        return shuffled(train, args, step) if self._loader is None else apart(self._loader)
+
     def _batches(self, grower: Grower, train: Any, args: TrainingArguments, step: int) -> Iterator[Any]:
         """Batches of the training set in an order that the step sets, as the Grower takes them."""
         demand_owned(grower.model, grower.optimizer)
-        for batch in self._loader or shuffled(train, args, step):
+        for batch in self._read(train, args, step):
             yield pair(batch) if self._loss else plain(batch)
 
 

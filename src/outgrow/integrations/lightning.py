@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 from outgrow.errors import InputError
 from outgrow.grow.curvature import Loss
 from outgrow.grow.event import Event
+from outgrow.grow.policies.pace import is_free
 from outgrow.grow.sample import rows_in
 from outgrow.grow.step import Step
 from outgrow.integrations.lightning_batches import Batches, TrainingStep, inputs_of
@@ -69,7 +70,8 @@ class Growing(Callback):
         every_n_steps: Look after every n optimizer steps. With neither, the policy is asked before each step, or
             before each epoch if the end of the run isn't known or latency is limited.
         loader: What looks read; the loaders of the training part if None. Best shuffled, without augmentation.
-        monitor: Name of a logged loss of the validation part, as `held_out` of `outgrow.Grower.check`.
+        monitor: Name of a logged loss of the validation part, as `held_out` of `outgrow.Grower.check`. After a
+            growth it is not known until the next validation; where nothing limits the size looks wait for that.
         step: In place of both losses, as in `outgrow.Grower`; called with what grows and a batch.
         verbose: Whether to print what was seen and done.
         options: Further options of `outgrow.Grower`: `max_params`, `policy` and so on. Without `sample` and
@@ -165,15 +167,22 @@ class Growing(Callback):
             self._allowance.renew_()
         seen = len(self.history)
         with self._batches.own_chance(trainer.global_step):
-            self.grower.check(self._batches, *self._moment(trainer, batch_idx), held_out=self._now_held_out(trainer))
+            self.grower.check(self._batches, *self._moment(trainer, batch_idx), held_out=self._held_out)
         events = self.history[seen:]
         if any(event.growths for event in events):
             self._own = set(map(id, self.grower.model.parameters()))
+            self._held_out = math.nan  # was that of the smaller network
             wrap_again_(trainer, pl_module)
         self._log(trainer, events)
         if self._verbose:
             for event in events:
                 pl_module.print(f"step {trainer.global_step}: {event}")
+
+    def on_validation_end(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
+        """Note the loss of the validation part, which is that of the network until it grows."""
+        if self._monitor is not None and not trainer.sanity_checking:
+            told = Ranks().mean(float(trainer.callback_metrics.get(self._monitor, math.nan)))  # each logs its own
+            self._held_out = self._held_out if math.isnan(told) else told
 
     def on_save_checkpoint(self, trainer: "Trainer", pl_module: "LightningModule", checkpoint: dict[str, Any]) -> None:
         """Add the record of the growth."""
@@ -223,7 +232,7 @@ class Growing(Callback):
 
     def _due(self, trainer: "Trainer", batch_idx: int) -> bool:
         epoch, step = trainer.current_epoch, trainer.global_step
-        if (epoch, step) == self._looked:
+        if (epoch, step) == self._looked or self._waits():
             return False
         if self._every_n_steps:
             return step // self._every_n_steps > self._looked[1] // self._every_n_steps
@@ -234,15 +243,17 @@ class Growing(Callback):
             return epoch > self._looked[0]
         return self.grower.plan(*self._moment(trainer, batch_idx)) is not None
 
+    def _waits(self) -> bool:
+        """Whether the validation part has yet to judge what grew last, where nothing else ends the growth."""
+        assert self.grower is not None
+        grown = any(event.growths for event in self.history[-1:])
+        tells = not all(math.isnan(event.held_out) for event in self.history)
+        return grown and tells and math.isnan(self._held_out) and is_free(self.grower.situation())
+
     def _moment(self, trainer: "Trainer", batch_idx: int) -> tuple[float | None, float]:
         """Share of the run that is over, where it is known, and epochs so far."""
         progress = None if math.isinf(self._steps) else min(trainer.global_step / self._steps, 1.0)
         return progress, trainer.current_epoch + batch_idx / max(trainer.num_training_batches, 1)
-
-    def _now_held_out(self, trainer: "Trainer") -> float:
-        if self._monitor in trainer.callback_metrics:
-            self._held_out = float(trainer.callback_metrics[self._monitor])
-        return self._held_out
 
     def _log(self, trainer: "Trainer", events: Sequence[Event]) -> None:
         assert self.grower is not None

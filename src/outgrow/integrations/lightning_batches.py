@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from outgrow.errors import InputError
+from outgrow.grow.sample import apart
+from outgrow.net.preserve import frozen_state
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
@@ -39,7 +40,7 @@ class Batches:
 
     def _read(self) -> Iterator[Any]:
         if self._loader is not None:
-            yield from self._loader
+            yield from apart(self._loader)
             return
         fresh = copy.copy(self._trainer.fit_loop._combined_loader)
         assert fresh is not None
@@ -100,9 +101,19 @@ class TrainingStep:
         Returns:
             What `training_step` returned, or its `loss` where that is a dict.
         """
-        with self._with(model) as module, silent(module):
+        with self._with(model) as module, silent(module), self._in_eval_mode():
             found: Any = module.training_step(batch, *self._more)
         return found["loss"] if isinstance(found, dict) else found
+
+    @contextmanager
+    def _in_eval_mode(self) -> Iterator[None]:
+        """What stands around the network in eval mode; it is as it was afterwards."""
+        if not self._network:
+            yield
+            return
+        with frozen_state(self._module):
+            self._module.eval()
+            yield
 
     @contextmanager
     def _with(self, model: Any) -> Iterator["LightningModule"]:
@@ -162,10 +173,7 @@ def _again(loader: Any) -> Any:
             f"Growing: expected loaders that can be read again, received {type(loader).__name__}, of which checks "
             "would take what the training should see: give Growing(loader=...), an iterable of batches for the checks"
         )
-    again = copy.copy(loader)
-    if isinstance(again, DataLoader):
-        again._iterator = None  # workers that persist are those of the loop
-    return again
+    return apart(loader)
 
 
 def _nothing(*args: Any, **kwargs: Any) -> None:

@@ -12,7 +12,8 @@ from outgrow.net.axis import Axis as Axis
 from outgrow.net.axis import Member as Member
 from outgrow.net.confirm import Found, confirmed
 from outgrow.net.graph import Graph, graph_of
-from outgrow.net.inputs import Example
+from outgrow.net.inputs import Example, check_kind
+from outgrow.net.preserve import lively
 from outgrow.net.surgery import tensors_of
 from outgrow.net.trace import Trace, walk
 
@@ -42,13 +43,15 @@ def axes(model: nn.Module, example: Example) -> list[Axis]:
         0 (input): 4 units in 0.weight[1] (fixed: it reads the input or a value that can't grow)
         2: 2 units in 2.weight[0], 2.bias[0] (fixed: it is an output of the network)
     """
+    check_kind(model)
+    example = lively(model, example)
     graph = graph_of(model, example)
     cuts = Cuts()
     while True:
         found = walk(model, graph, cuts.choices)
         known = confirmed(model, example, found, axes_of(found))
         if cuts.done(found, known):
-            _warn_of_unseen(model, graph)
+            _warn_of_unseen(model, graph, [one.axis for one in known if one.axis.growable])
             return [_learning(model, one.axis) for one in known]
 
 
@@ -61,13 +64,15 @@ def _learning(model: nn.Module, axis: Axis) -> Axis:
     return replace(axis, growable=False, reason=f"{', '.join(sorted(gates))} does not require gradients")
 
 
-def _warn_of_unseen(model: nn.Module, graph: Graph) -> None:
-    """Say which parameters a recorded pass has not met: other branches may read what grows."""
-    unseen = [name for name, _ in model.named_parameters() if name not in set(graph.stored.values())]
-    if graph.recorded and unseen:
+def _warn_of_unseen(model: nn.Module, graph: Graph, growable: Sequence[Axis]) -> None:
+    """Say which parameters the pass has not met that other branches may have beside what grows, by their sizes."""
+    tensors, met = tensors_of(model), {name for node, name in graph.stored.items() if node.users}
+    sizes = {tensors[member.tensor].shape[member.dim] for axis in growable for member in axis.members}
+    unseen = [name for name, p in model.named_parameters() if name not in met and not sizes.isdisjoint(p.shape)]
+    if unseen:
         warnings.warn(
-            f"{type(model).__name__}: its control flow depends on the data, and this example did not use "
-            f"{', '.join(unseen[:4])}; what reads a grown axis there does not grow along",
+            f"{type(model).__name__}: this example did not use {', '.join(unseen[:4])}; what reads a grown axis there "
+            f"does not grow along",
             stacklevel=3,
         )
 

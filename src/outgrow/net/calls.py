@@ -119,12 +119,18 @@ def observe(model: nn.Module, example: Example, wanted: Collection[nn.Module] = 
         if next(module.children(), None) is None:
             seen.leaves.append(Leaf(module, _shape((args, kwargs)), _shape(output)))
 
-    with _hooked(model, before, after), torch.no_grad():
-        args, kwargs = _fresh(call_arguments(example))
-        seed_(model, 0)
-        leaves = pytree.tree_leaves(model(*args, **kwargs))
+    with _hooked(model, before, after):
+        leaves = pytree.tree_leaves(run(model, example))
     seen.outputs.extend(leaf.clone() for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point())
     return seen
+
+
+@torch.no_grad()
+def run(model: nn.Module, example: Example) -> Any:
+    """Run a model on a copy of an example, without gradients and in the mode that it is in, from one random state."""
+    args, kwargs = _fresh(call_arguments(example))
+    seed_(model, 0)
+    return model(*args, **kwargs)
 
 
 @contextmanager

@@ -25,6 +25,7 @@ class Candidate:
         self.copied = twin(seen.model, block)
         self._seen, self._block = seen, block
         mine = own_parameters(seen.model, block)
+        self._frozen = {name for name, value in mine.items() if not value.requires_grad}
         self._values = {name: value.detach() for name, value in mine.items() if value.is_floating_point()}
         self._parameters = {name: self.copied.get_parameter(name) for name in self._values}
 
@@ -122,6 +123,8 @@ class Candidate:
         unused = [name for name in used(self.copied, self._call, self._parameters) if name not in now]
         if unused:
             raise NoPlaceError(f"a copy behind it would not use its {', '.join(unused)}")
+        if frozen := [name for name in zeros if name in self._frozen]:
+            raise NoPlaceError(f"a copy would not learn: its {', '.join(frozen)} does not require gradients")
         still = [name for name, gradient in self._gradients(zeros, call).items() if not gradient.any()]
         if still:
             raise NoPlaceError(f"a copy would not learn: the gradient of its {', '.join(still)} is zero")

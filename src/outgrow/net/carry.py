@@ -73,6 +73,12 @@ def carry_optimizer_(optimizer: Optimizer, edit: Edit, model: nn.Module, before:
             f"{edit.what}: expected an optimizer of this model, got {type(optimizer).__name__} with {len(held)} other "
             f"parameters; pass the optimizer that was made with model.parameters(), or none"
         )
+    if apart := [c.name for c in edit.changes if c.new.requires_grad and id(c.old) not in held]:
+        warnings.warn(
+            f"{edit.what}: {type(optimizer).__name__} does not train {', '.join(apart[:4])}, which the edit has made "
+            f"anew: another optimizer that does holds what was there before, and has to be made anew as well",
+            stacklevel=2,
+        )
     joined = _joined(optimizer, edit, before)
     changes = {id(c.old): c for c in edit.changes if isinstance(c.old, nn.Parameter) and id(c.old) in held}
     state, anew = _state_after(optimizer, changes, joined)
@@ -247,7 +253,7 @@ def _carried(
 
 def _laid_out(tensor: Tensor, like: Tensor) -> Tensor:
     """Give a tensor the strides of another: fused steps expect those of the parameter."""
-    if tensor.stride() == like.stride():
+    if tensor.is_sparse or tensor.stride() == like.stride():
         return tensor
     return torch.empty_like(like.detach(), dtype=tensor.dtype, device=tensor.device).copy_(tensor)
 

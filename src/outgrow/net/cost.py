@@ -1,6 +1,5 @@
 """What a network costs: parameters, and floating-point operations counted on the meta device."""
 
-import copy
 import math
 from collections.abc import Mapping, Sequence
 
@@ -11,7 +10,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from outgrow.net.axis import Axis
 from outgrow.net.inputs import Example, call
+from outgrow.net.kernels import unfused
 from outgrow.net.surgery import tensors_of
+from outgrow.net.twin import duplicate
 
 
 def parameters(model: nn.Module) -> int:
@@ -112,8 +113,9 @@ def flops_by_weight(model: nn.Module, example: Example) -> dict[str, int]:
         with torch.device("meta"):
             counter = _counted(ghost, inputs)
     except Exception:  # it asks for values, as the masks of transformers do
-        ghost = copy.deepcopy(model).eval()
-        counter = _counted(ghost, example)
+        ghost = duplicate(model).eval()
+        with unfused():
+            counter = _counted(ghost, example)
     by_module = {name.partition(".")[2]: sum(ops.values()) for name, ops in counter.get_flop_counts().items()}
     names = {id(parameter): name for name, parameter in ghost.named_parameters()}
     layers: dict[str, int] = {}
@@ -130,7 +132,7 @@ def _ghost(model: nn.Module) -> nn.Module:
     for tensor in tensors_of(model).values():
         meta = torch.empty_like(tensor, device="meta")
         memo[id(tensor)] = nn.Parameter(meta, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else meta
-    return copy.deepcopy(model, memo).eval()
+    return duplicate(model, memo).eval()
 
 
 def _counted(model: nn.Module, inputs: Example) -> FlopCounterMode:

@@ -20,7 +20,7 @@ from outgrow.net.place import BlockCopy, NewLayer, Place
 from outgrow.net.places import find_place
 from outgrow.net.preserve import verified
 from outgrow.net.setting import apply_settings_
-from outgrow.net.surgery import insert_
+from outgrow.net.surgery import insert_, tensors_of
 from outgrow.net.survey import survey
 from outgrow.net.twin import own_parameters, redraw_, twin
 
@@ -157,7 +157,16 @@ def _apply(model: nn.Module, place: Place, insertion: Insertion) -> Edit:
     edit = Edit(f"a block behind {place.name}", insertions=(insertion,), settings=place.settings)
     edit.on_undo(insert_(model, insertion))
     edit.on_undo(apply_settings_(model, place.settings))
+    parent = model.get_submodule(insertion.parent)
+    there = _held(parent, insertion)
+    edit.undo_while(lambda: _held(parent, insertion) == there)
     return edit
+
+
+def _held(parent: nn.Module, insertion: Insertion) -> list[tuple[str, int]]:
+    """The children of the module that blocks went into, and the tensors of the blocks, as they are."""
+    tensors = tensors_of(nn.ModuleList(insertion.modules))
+    return [(name, id(held)) for name, held in [*parent._modules.items(), *tensors.items()]]
 
 
 def _copied(model: nn.Module, place: Place, recipe: BlockCopy, init: str) -> Insertion:

@@ -61,6 +61,8 @@ class Change:
 
     def carry(self, tensor: Tensor, fill: Tensor | float = 0.0) -> Tensor:
         """Bring a tensor of the old shape, such as a moment, to the new one; new entries are `fill`."""
+        if tensor.is_sparse:
+            return self.carry(tensor.to_dense(), fill).to_sparse(tensor.sparse_dim())
         carried = torch.empty(self.new.shape, dtype=tensor.dtype, device=tensor.device)
         carried.copy_(fill if isinstance(fill, Tensor) else torch.full_like(carried, fill))
         carried[grid(self.keep)] = tensor[grid(self.kept)] if self.kept else tensor
@@ -116,6 +118,7 @@ class Edit:
     moved: float | None = None
     model: nn.Module | None = field(default=None, repr=False)
     _undo: list[Callable[[], None]] = field(default_factory=list, repr=False)
+    _intact: list[Callable[[], bool]] = field(default_factory=list, repr=False)
 
     @property
     def moved_by(self) -> float:
@@ -126,18 +129,24 @@ class Edit:
         """Add what has to be put back too, such as an optimizer's state."""
         self._undo.append(action)
 
+    def undo_while(self, intact: Callable[[], bool]) -> None:
+        """Add what has to be so still for the edit to be taken back: whether no later one has touched the same."""
+        self._intact.append(intact)
+
     def undo(self) -> None:
         """Put what was edited back as it was before, the very same tensors, with their state of the optimizer.
 
         What else has been trained since stays as it is, so undo an edit before the next step, or train on.
 
         Raises:
-            GrowthError: A later edit has changed the same tensors; nothing is undone.
+            GrowthError: A later edit has changed the same tensors or modules; nothing is undone.
         """
         if self._undo and self.model is not None:
             present = {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
             if any(present.get(change.name) is not change.new for change in self.changes):
                 raise GrowthError(f"{self.what}: a later edit has changed the same tensors; undo that one first")
+        if self._undo and not all(intact() for intact in self._intact):
+            raise GrowthError(f"{self.what}: a later edit has changed the same modules; undo that one first")
         while self._undo:
             self._undo.pop()()
 

@@ -36,7 +36,7 @@ def fresh_entries(
     kind = name.rpartition(".")[2]
     if isinstance(owner, nn.modules.batchnorm._NormBase):
         return torch.full(list(shape), 1.0 if kind in ("weight", "running_var") else 0.0)
-    if role == "out" and isinstance(owner, nn.Embedding):
+    if role == "out" and isinstance(owner, (nn.Embedding, nn.EmbeddingBag)):
         rows = torch.randn(list(shape), generator=generator) * old.float().std().cpu()
         if owner.padding_idx is not None:
             rows[owner.padding_idx] = 0.0

@@ -51,7 +51,15 @@ def frozen_state(model: nn.Module) -> Iterator[None]:
             (now.extend if isinstance(now, list) else now.update)(before)
         with torch.no_grad():
             for buffer, value in values:
-                buffer.copy_(value)
+                if not _is_expanded(buffer):  # else it can't be written
+                    buffer.copy_(value)
+
+
+def _is_expanded(tensor: Tensor) -> bool:
+    """Whether one value stands at many places of a tensor."""
+    if tensor.layout != torch.strided:
+        return False
+    return any(stride == 0 and size > 1 for stride, size in zip(tensor.stride(), tensor.shape, strict=True))
 
 
 _ARGUMENTS = {  # of ops that drop or draw within themselves: where, by which name, and the value that makes them not
@@ -115,6 +123,33 @@ def outputs_before(model: nn.Module, inputs: Example, training: bool) -> list[Te
         if training:
             return None
         raise
+
+
+def lively(model: nn.Module, example: Example) -> Example:
+    """Return an example with noise, between 0 and 1, in place of tensors of zeros, on which every function looks alike.
+
+    Args:
+        model: Not changed.
+        example: One input.
+
+    Returns:
+        The very example where it has no such tensors, or where the model fails or is not finite on noise.
+    """
+    generator = torch.Generator().manual_seed(0)
+
+    def noisy(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor) or not leaf.is_floating_point() or leaf.is_meta or leaf.any():
+            return leaf
+        return torch.rand(leaf.shape, generator=generator).to(leaf)  # below 1: an index made of it is 0
+
+    noise: Example = pytree.tree_map(noisy, example)
+    if all(one is other for one, other in zip(*map(pytree.tree_leaves, (noise, example)), strict=True)):
+        return example
+    try:
+        finite = all(out.isfinite().all() for out in outputs(model, noise, training=False))
+    except Exception:  # not everything takes noise
+        finite = False
+    return noise if finite else example
 
 
 def tensors_in(result: Any) -> Iterator[Tensor]:

@@ -19,7 +19,7 @@ from outgrow.net.edit import Change, Edit
 from outgrow.net.follow import followed
 from outgrow.net.gains import Gain
 from outgrow.net.inputs import Example
-from outgrow.net.preserve import measured
+from outgrow.net.preserve import lively, measured
 from outgrow.net.resizing import resized_
 from outgrow.net.surgery import replace_, tensors_of
 
@@ -265,6 +265,7 @@ def remove_(
         >>> model[2]
         Linear(in_features=8, out_features=2, bias=True)
     """
+    example = lively(model, example)
     found = axes(model, example)
     removal = Removal.of(find_axis(found, axis), indices)
     own = [

@@ -69,6 +69,9 @@ def _parameter_like(old: nn.Parameter, value: Tensor) -> nn.Parameter:
         value = value.to(memory_format=torch.channels_last)
     new = nn.Parameter(value, old.requires_grad)
     vars(new).update(vars(old))
+    for hooks in ("_backward_hooks", "_post_accumulate_grad_hooks"):
+        if getattr(old, hooks):
+            setattr(new, hooks, getattr(old, hooks))  # the same ones: who holds a handle can still remove them
     return new
 
 

@@ -3,17 +3,14 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
-import torch
-from torch import Tensor, nn
-from torch.utils import _pytree as pytree
+from torch import nn
 
 from outgrow.errors import GrowthError
 from outgrow.net.activations import is_activation
 from outgrow.net.calls import Forward, observe
 from outgrow.net.inputs import Example, check_kind, misfit
-from outgrow.net.preserve import frozen_state
+from outgrow.net.preserve import frozen_state, lively
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,29 +61,13 @@ def is_block(module: nn.Module) -> bool:
 
 
 def _first_pass(model: nn.Module, example: Example) -> tuple[Example, Forward]:
-    """Run a model on noise in place of zeros; as it may not take noise, else on the very example."""
+    """Run a model, on noise in place of zeros where it takes that."""
     wanted = {module for module in model.modules() if is_activation(module)}
     for module in model.modules():
         if isinstance(module, (nn.Sequential, nn.ModuleList)):
             wanted |= {child for child in module if is_block(child)}
-    lively = _lively(example)
+    example = lively(model, example)
     try:
-        return lively, observe(model, lively, wanted)
-    except Exception:
-        try:
-            return example, observe(model, example, wanted)
-        except Exception as error:
-            raise GrowthError(misfit(model, error)) from error
-
-
-def _lively(example: Example) -> Example:
-    """The example with noise in place of tensors of zeros, on which every function looks like the identity."""
-    generator = torch.Generator().manual_seed(0)
-
-    def lively(leaf: Any) -> Any:
-        if isinstance(leaf, Tensor) and leaf.is_floating_point() and not leaf.any():
-            return torch.randn(leaf.shape, generator=generator).to(leaf)
-        return leaf
-
-    mapped: Example = pytree.tree_map(lively, example)
-    return mapped
+        return example, observe(model, example, wanted)
+    except Exception as error:
+        raise GrowthError(misfit(model, error)) from error

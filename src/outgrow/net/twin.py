@@ -1,11 +1,42 @@
 """The twin of a block: a copy that shares with the rest of the model what the block shares with it."""
 
 import copy
-from collections.abc import Collection, Iterator
-from typing import Any
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+def duplicate(module: Module, shared: Mapping[int, Any] | None = None) -> Module:
+    """Copy a module, with the values of what it keeps in attributes as a result of its weights.
+
+    Old weight norm, spectral norm and pruning keep such results, which belong to a graph and so can't be copied as
+    they are; a forward pass computes them anew.
+
+    Args:
+        module: Any.
+        shared: What stands for an object in the copy, by the object's id, as `copy.deepcopy` takes it.
+
+    Returns:
+        The copy.
+
+    Examples:
+        >>> import warnings
+        >>> warnings.simplefilter("ignore")
+        >>> layer = torch.nn.utils.weight_norm(nn.Linear(2, 2))
+        >>> _ = layer(torch.zeros(1, 2))
+        >>> torch.equal(duplicate(layer)(torch.ones(1, 2)), layer(torch.ones(1, 2)))
+        True
+    """
+    memo: dict[int, Any] = {**(shared or {})}
+    for part in module.modules():
+        for value in vars(part).values():
+            if isinstance(value, Tensor) and not value.is_leaf:
+                memo.setdefault(id(value), value.detach().clone())
+    return copy.deepcopy(module, memo)
 
 
 def twin(model: nn.Module, block: nn.Module) -> nn.Module:
@@ -33,7 +64,7 @@ def twin(model: nn.Module, block: nn.Module) -> nn.Module:
         held = (module, *module._parameters.values(), *module._buffers.values(), *vars(module).values())
         memo.update((id(thing), thing) for thing in held if thing is not None)
     memo.pop(id(block), None)
-    return copy.deepcopy(block, memo)
+    return duplicate(block, memo)
 
 
 def _outside(model: nn.Module, block: nn.Module) -> Iterator[nn.Module]:

@@ -15,7 +15,7 @@ from outgrow.net.enlargement import widen
 from outgrow.net.follow import followed
 from outgrow.net.inits import INITS
 from outgrow.net.inputs import Example
-from outgrow.net.preserve import verified
+from outgrow.net.preserve import lively, verified
 from outgrow.net.surgery import tensors_of
 from outgrow.net.widening import Widening
 
@@ -44,6 +44,7 @@ def apply_(
     Returns:
         The edit.
     """
+    inputs = lively(model, inputs)
 
     def edited() -> Edit:
         return verified(model, inputs, lambda: widen(model, found, widenings, generator))

@@ -6,6 +6,7 @@ from outgrow.show import quantity
 from outgrow.show.limits import limits, other_policy
 from outgrow.show.record import RESIZES, Record, kind, metric_name
 
+SHOWN = 8  # columns that are left out
 VERBS = {"widen": "grew", "insert": "inserted a block behind", "remove": "shrank"}
 
 
@@ -115,6 +116,10 @@ def _start(record: Record, start: Record, left: float | None) -> Iterator[str]:
         if record.get(part + "_examples")
     ]
     yield f"{record['data']}: {record['task']}" + (f", examples: {', '.join(examples)}" if examples else "")
+    if left_out := record.get("left_out"):
+        named = [f"{name!r} ({reason})" for name, reason in left_out.items()]
+        more = f"; and {len(named) - SHOWN} more" if len(named) > SHOWN else ""
+        yield f"left out: {'; '.join(named[:SHOWN])}{more}"
     decides = other_policy(record)
     bounds = f"; at most {', '.join(found)}" if (found := limits(record)) else ""
     flops = f", {quantity.short(record['flops'], 'FLOPs')} an example" if "flops" in record else ""

@@ -5,7 +5,10 @@ from itertools import islice
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import AveragedModel, update_bn
+
+from outgrow.data import Batches
 
 DECAY = 8
 SETTLE_BATCHES = 32  # of the loader, for the statistics of BatchNorm
@@ -37,6 +40,13 @@ def update_(average: AveragedModel, model: nn.Module) -> None:
     if buffers := [*average.module.buffers()]:
         torch._foreach_copy_(buffers, [*model.buffers()])
     average.n_averaged += 1
+
+
+def settling_examples(model: nn.Module, loader: Batches) -> int:
+    """Return how many examples `settle_statistics_` reads: none where the model has no BatchNorm."""
+    if not any(isinstance(module, _BatchNorm) for module in model.modules()):
+        return 0
+    return min(len(loader), SETTLE_BATCHES) * loader.batch_size
 
 
 def settle_statistics_(model: nn.Module, loader: Iterable[tuple[Tensor, Tensor]]) -> None:

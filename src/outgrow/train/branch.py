@@ -41,7 +41,7 @@ from outgrow.models import SeedNetwork
 from outgrow.net.axis import Axis
 from outgrow.net.setting import Setting
 from outgrow.net.surgery import tensors_of
-from outgrow.train.average import SETTLE_BATCHES, settle_statistics_, update_
+from outgrow.train.average import settle_statistics_, settling_examples, update_
 from outgrow.train.distilled import Distilled, answers
 from outgrow.train.divergence import FINITE_EVERY
 from outgrow.train.energy import Meter, meter
@@ -377,8 +377,8 @@ class Branches:
     @cached_property
     def _settling(self) -> int:
         """How many examples settle the statistics of a saved size."""
-        full = self._loaders.full
-        return min(len(full), SETTLE_BATCHES) * full.batch_size
+        with torch.random.fork_rng(devices=[]):  # of a network that is looked at, and not trained
+            return settling_examples(self._network.build(), self._loaders.full)
 
     def _evaluate(self, net: nn.Module, split: Split) -> dict[str, float]:
         return evaluate(net, self._loaders.in_order(split), self._loss, self._data.task)

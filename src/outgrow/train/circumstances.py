@@ -20,6 +20,7 @@ def of_data(data: Dataset) -> dict[str, Any]:
         "train_examples": len(data.train),
         "validation_examples": len(data.validation),
         "test_examples": len(data.test) if data.test is not None else 0,
+        **({"left_out": left_out} if (left_out := data.description.get("dropped")) else {}),
     }
 
 

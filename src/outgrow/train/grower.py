@@ -23,12 +23,13 @@ from outgrow.grow.policies.proportional import Proportional
 from outgrow.grow.policy import Plan, Policy, Situation
 from outgrow.grow.precision import full_precision
 from outgrow.grow.proposals import PASSES, demanded
-from outgrow.grow.sample import Sample, chunk_of, device_of, draw, draw_batches, few
+from outgrow.grow.sample import Sample, apart, chunk_of, device_of, draw, draw_batches, few
 from outgrow.grow.setup import Setup
 from outgrow.grow.step import Step, objective_of
 from outgrow.net.axis import Axis
 from outgrow.net.cost import parameters
 from outgrow.net.inputs import Example
+from outgrow.net.kernels import fast_path
 from outgrow.net.newborns import Newborns
 from outgrow.net.place import Place
 from outgrow.net.surgery import tensors_of
@@ -338,8 +339,8 @@ class Grower:
         ranks.level_(self._tensors())  # buffers may differ
         if not all(bool(parameter.isfinite().all()) for parameter in self.model.parameters()):
             raise FloatingPointError("the model's weights are no longer finite: lower the learning rate")
-        with full_precision():
-            setup = self._setup(plan, ranks.together(loader))
+        with full_precision(), fast_path(False):
+            setup = self._setup(plan, ranks.together(apart(loader)))
             policy = Agreed(self.policy, ranks) if ranks.count > 1 else self.policy
             verdict = add_unseen(setup, plan) if plan.evidence == "none" else check(setup, plan, policy, now)
         if verdict and self.before_growth is not None:

@@ -7,7 +7,6 @@ from functools import cached_property
 from torch import nn
 
 from outgrow.errors import InputError
-from outgrow.grow.block import can_try_place
 from outgrow.grow.budget import Cost
 from outgrow.grow.effort import START_FLOPS, WIDER, Effort, Workload, loads_of, on_trial, passes_of
 from outgrow.grow.policy import Plan
@@ -108,7 +107,7 @@ class Inventory:
     @cached_property
     def places(self) -> list[Place]:
         """Every place where a block can be tried."""
-        return [place for place in self.found if not can_try_place(self._model, place)]
+        return [place for place in self.found if place.growable]
 
     @cached_property
     def latency(self) -> float:

@@ -24,7 +24,7 @@ from outgrow.net.resizing import settings_of
 from outgrow.net.surgery import tensors_of
 from outgrow.train.account import Account, Course
 from outgrow.train.allowance import Allowance
-from outgrow.train.average import SETTLE_BATCHES, restart_, settle_statistics_, update_
+from outgrow.train.average import restart_, settle_statistics_, settling_examples, update_
 from outgrow.train.checkpoints import Checkpoint, Checkpoints
 from outgrow.train.circumstances import of_data, of_machine
 from outgrow.train.divergence import FINITE_EVERY, DivergedError
@@ -118,7 +118,7 @@ class Trainer:
         self._course = Course(
             steps=recipe.epochs * len(self._train),
             batch_size=self._train.batch_size,
-            saving=min(len(self._full), SETTLE_BATCHES) * self._full.batch_size,
+            saving=settling_examples(self._model, self._full),
             share=recipe.share,
             events=recipe.events,
         )
