@@ -5,12 +5,9 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from optimizer_cases import CLOSE, every_edit, gradient, inserted, layer, named, seed, steps, widened
+from optimizer_cases import CLOSE, every_edit, gradient, inserted, layer, seed, steps, widened
 from optimizer_snapshot import everything_in
 from outgrow.errors import GrowthError
-from outgrow.net.carry import carry_optimizer_
-from outgrow.net.edit import Edit
-from outgrow.net.surgery import insert_
 
 
 def test_groups_keep_their_options_and_parameters():
@@ -45,7 +42,9 @@ def test_groups_keep_their_options_and_parameters():
 def test_an_optimizer_of_some_parameters():
     model = seed()
     optimizer = torch.optim.Adam(model[4].parameters())
-    with pytest.warns(UserWarning, match="Adam does not train 0.weight, 0.bias, 2.weight, which"):
+    with pytest.warns(
+        UserWarning, match="0.weight, 0.bias, 2.weight are made anew by the edit, which Adam does not train"
+    ):
         widened(model, "0", 2, optimizer)
     assert [id(p) for p in optimizer.param_groups[0]["params"]] == [id(p) for p in model[4].parameters()]
 
@@ -107,20 +106,6 @@ def test_a_new_parameter_that_is_like_a_frozen_one_is_trained():
     inserted(model, layer(**{"0_weight": "2.weight", "0_bias": "2.bias"}), optimizer)
     assert [id(p) for p in optimizer.param_groups[0]["params"]] == [
         id(p) for p in model.parameters() if p.requires_grad
-    ]
-
-
-def test_a_new_parameter_that_is_like_one_of_another_optimizer_stays_out():
-    model = seed()
-    optimizers = [torch.optim.SGD(part.parameters()) for part in (model[:2], model[2:])]
-    before = named(model)
-    insertion = layer(**{"0_weight": "0.weight", "0_bias": "4.bias"})
-    edit = Edit("inserting", insertions=(insertion,), _undo=[insert_(model, insertion)])
-    for optimizer in optimizers:
-        carry_optimizer_(optimizer, edit, model, before)
-    assert [[id(p) for p in o.param_groups[0]["params"]] for o in optimizers] == [
-        [id(p) for p in (*model[0].parameters(), model[3].weight)],
-        [id(p) for p in (*model[2].parameters(), model[3].bias, *model[6].parameters())],
     ]
 
 

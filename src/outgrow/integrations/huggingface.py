@@ -22,7 +22,7 @@ from outgrow.integrations.reloaded import KEY, entry_of, read_state, written_sta
 from outgrow.integrations.tied import Tied
 from outgrow.net.axes import find_axis
 from outgrow.net.inputs import Example
-from outgrow.net.laws import innermost
+from outgrow.net.optimizers import innermost
 from outgrow.train.allowance import Allowance
 from outgrow.train.grower import Grower
 
@@ -218,7 +218,7 @@ class Growing(TrainerCallback):
 
     def _batches(self, grower: Grower, train: Any, args: TrainingArguments, step: int) -> Iterator[Any]:
         """Batches of the training set in an order that the step sets, as the Grower takes them."""
-        demand_owned(grower.model, grower.optimizer)
+        demand_owned(grower.model, *grower.optimizers)
         for batch in self._read(train, args, step):
             yield pair(batch) if self._loss else plain(batch)
 

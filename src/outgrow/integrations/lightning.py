@@ -162,7 +162,7 @@ class Growing(Callback):
         if batch_idx % trainer.accumulate_grad_batches or not self._due(trainer, batch_idx):
             return
         self._looked = (trainer.current_epoch, trainer.global_step)
-        demand_held(self.grower.optimizer, pl_module, self._own, self.grower.model)
+        demand_held(only_one(self.grower.optimizers), pl_module, self._own, self.grower.model)
         if self._allowance is not None:
             self._allowance.renew_()
         seen = len(self.history)

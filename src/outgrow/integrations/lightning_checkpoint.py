@@ -59,7 +59,7 @@ def regrow_(module: nn.Module, checkpoint: Mapping[str, Any], averages: Sequence
             "the checkpoint has no example, which it takes to insert blocks again: give Growing one that is made of "
             "tensors in tuples, lists and dicts"
         )
-    grow_to_(model, None, averages, example, blocks, grown["grown"])
+    grow_to_(model, (), averages, example, blocks, grown["grown"])
 
 
 def regrown(module: nn.Module, path: str | Path, *, weights_only: bool = True) -> nn.Module:

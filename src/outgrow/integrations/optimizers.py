@@ -4,6 +4,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from outgrow.errors import InputError
+from outgrow.net.optimizers import owned_by
 
 
 def demand_owned(model: nn.Module, optimizer: Optimizer) -> None:
@@ -12,7 +13,7 @@ def demand_owned(model: nn.Module, optimizer: Optimizer) -> None:
     Raises:
         InputError: It has not; which, and what to do.
     """
-    owned = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    owned = owned_by([optimizer])
     lost = [name for name, p in model.named_parameters() if p.requires_grad and id(p) not in owned]
     foreign = len(owned - {id(parameter) for parameter in model.parameters()})
     if lost or foreign:

@@ -101,7 +101,7 @@ def _grown_to(
 ) -> nn.Module:
     """Bring a model to saved sizes, and load its weights."""
     as_linear_(model)
-    regrow_(model, None, (), () if example is None else example, blocks, saved)
+    regrow_(model, (), (), () if example is None else example, blocks, saved)
     if (folder / "model.safetensors").exists():
         load_model(model, folder / "model.safetensors")
     else:

@@ -2,7 +2,7 @@
 
 import copy
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,16 +14,17 @@ from torch.utils import _pytree as pytree
 
 from outgrow.errors import GrowthError
 from outgrow.net.edit import Change, Edit
-from outgrow.net.laws import innermost, law_of
+from outgrow.net.laws import law_of
 from outgrow.net.newborns import BIRTHS, Newborns, births_after
+from outgrow.net.optimizers import Optimizers, each_of, owned_by
 from outgrow.net.setting import apply_settings_
 from outgrow.net.surgery import insert_, replace_, tensors_of
 
 _MUON = getattr(torch.optim, "Muon", ())  # trains matrices only; everything else has another optimizer
 
 
-def carry_optimizer_(optimizer: Optimizer, edit: Edit, model: nn.Module, before: Mapping[str, Tensor]) -> None:
-    """Give an optimizer the parameters of an edited model in place of the old ones, with their state.
+def carry_optimizer_(optimizer: Optimizers, edit: Edit, model: nn.Module, before: Mapping[str, Tensor]) -> None:
+    """Give optimizers the parameters of an edited model in place of the old ones, with their state.
 
     Old entries keep their state bit for bit. New entries start as those of a fresh parameter:
 
@@ -43,17 +44,18 @@ def carry_optimizer_(optimizer: Optimizer, edit: Edit, model: nn.Module, before:
       with a warning. L-BFGS, whose history is of all parameters at once, starts anew as a whole, with a warning.
 
     A new parameter joins the group of the one that it is like, at its place in the order of the model, so that a saved
-    state fits an optimizer that is made for the grown model. It stays out where the one that it is like is trained by
-    another optimizer, or by none; where it is like none, or like a frozen one, it joins the group with most weights.
+    state fits an optimizer that is made for the grown model. It stays out where none of the optimizers trains the one
+    that it is like; where it is like none, or like a frozen one, it joins the group with most weights (Muon's for
+    matrices only).
 
     Args:
-        optimizer: Changed in place; an `edit.undo()` restores it.
+        optimizer: One or several, changed in place; an `edit.undo()` restores them.
         edit: The edit that was applied to the model.
         model: The model as it is now.
         before: Its parameters before the edit, by name (every name of tied ones).
 
     Raises:
-        GrowthError: The optimizer has no parameter of this model; everything is as before.
+        GrowthError: An optimizer has no parameter of this model; everything is as before.
 
     Examples:
         >>> from outgrow.net.edit import Insertion
@@ -66,20 +68,35 @@ def carry_optimizer_(optimizer: Optimizer, edit: Edit, model: nn.Module, before:
         >>> [p is q for p, q in zip(optimizer.param_groups[0]["params"], model.parameters(), strict=True)]
         [True, True, True, True, True]
     """
-    optimizer = innermost(optimizer)
-    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-    if not any(id(parameter) in held for parameter in before.values()):
-        raise GrowthError(
-            f"{edit.what}: expected an optimizer of this model, got {type(optimizer).__name__} with {len(held)} other "
-            f"parameters; pass the optimizer that was made with model.parameters(), or none"
-        )
-    if apart := [c.name for c in edit.changes if c.new.requires_grad and id(c.old) not in held]:
+    optimizers, present = each_of(optimizer), {id(parameter) for parameter in before.values()}
+    for one in optimizers:
+        if present.isdisjoint(held := owned_by([one])):
+            raise GrowthError(
+                f"{edit.what}: expected an optimizer of this model, got {type(one).__name__} with {len(held)} other "
+                f"parameters; pass the optimizer that was made with model.parameters(), or none"
+            )
+    held = owned_by(optimizers)
+    if apart := [change.name for change in edit.changes if change.new.requires_grad and id(change.old) not in held]:
+        without = " nor ".join(type(one).__name__ for one in optimizers)
         warnings.warn(
-            f"{edit.what}: {type(optimizer).__name__} does not train {', '.join(apart[:4])}, which the edit has made "
-            f"anew: another optimizer that does holds what was there before, and has to be made anew as well",
+            f"{edit.what}: {', '.join(apart[:4])} are made anew by the edit, which {without} does not train: where "
+            f"another optimizer does, it holds what was there before; pass it, too, optimizer=[one, another]",
             stacklevel=2,
         )
-    joined = _joined(optimizer, edit, before)
+    joined = _joined(optimizers, edit, before)
+    for at, one in enumerate(optimizers):
+        _carry_(one, edit, {group: new for (of, group), new in joined.items() if of == at}, model, before)
+
+
+def _carry_(
+    optimizer: Optimizer,
+    edit: Edit,
+    joined: Mapping[int, list[nn.Parameter]],
+    model: nn.Module,
+    before: Mapping[str, Tensor],
+) -> None:
+    """Give one optimizer what became of its parameters, and those that join it, by the number of the group."""
+    held = owned_by([optimizer])
     changes = {id(c.old): c for c in edit.changes if isinstance(c.old, nn.Parameter) and id(c.old) in held}
     state, anew = _state_after(optimizer, changes, joined)
     edit.on_undo(_restate_(optimizer, state, changes, joined))
@@ -90,30 +107,33 @@ def carry_optimizer_(optimizer: Optimizer, edit: Edit, model: nn.Module, before:
         warnings.warn(
             f"{edit.what}: {type(optimizer).__name__} has state that can't follow the edit, as it is not of the shape "
             f"of its parameter; it starts anew for {', '.join(anew)}",
-            stacklevel=2,
+            stacklevel=3,
         )
 
 
 # groups
 
 
-def _joined(optimizer: Optimizer, edit: Edit, before: Mapping[str, Tensor]) -> dict[int, list[nn.Parameter]]:
-    """New parameters that the optimizer has to train, by the number of the group that each joins."""
-    groups = optimizer.param_groups
-    group_of = {id(parameter): number for number, group in enumerate(groups) for parameter in group["params"]}
-    sizes = [sum(p.numel() for p in before.values() if group_of.get(id(p)) == at) for at in range(len(groups))]
-    main, old = sizes.index(max(sizes)), {id(parameter) for parameter in before.values()}
-    joined: dict[int, list[nn.Parameter]] = {}
+def _joined(
+    optimizers: Sequence[Optimizer], edit: Edit, before: Mapping[str, Tensor]
+) -> dict[tuple[int, int], list[nn.Parameter]]:
+    """New parameters that have to be trained, by the numbers of the optimizer and of its group that each joins."""
+    groups = {(at, n): group for at, one in enumerate(optimizers) for n, group in enumerate(one.param_groups)}
+    group_of = {id(parameter): key for key, group in groups.items() for parameter in group["params"]}
+    sizes = {key: sum(p.numel() for p in before.values() if group_of.get(id(p)) == key) for key in groups}
+    largest, old = sorted(groups, key=sizes.__getitem__, reverse=True), {id(parameter) for parameter in before.values()}
+    joined: dict[tuple[int, int], list[nn.Parameter]] = {}
     for insertion in edit.insertions:
         for name, parameter in nn.ModuleList(insertion.modules).named_parameters():
             if id(parameter) in old or not parameter.requires_grad:
                 continue  # tied to one that is there, or frozen
             like = _parameter_like(insertion.like.get(name), before)
             if like is None or (id(like) not in group_of and not like.requires_grad):
-                if parameter.ndim == 2 or not isinstance(optimizer, _MUON):
-                    joined.setdefault(main, []).append(parameter)
-            elif id(like) in group_of:  # else the one that it is like is trained elsewhere or not at all, and so is it
-                joined.setdefault(group_of[id(like)], []).append(parameter)
+                keys = [at for at in largest if parameter.ndim == 2 or not isinstance(optimizers[at[0]], _MUON)][:1]
+            else:  # where nothing trains the one that it is like, nothing trains it
+                keys = [group_of[id(like)]] if id(like) in group_of else []
+            for key in keys:
+                joined.setdefault(key, []).append(parameter)
     return joined
 
 

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
 from outgrow.errors import GrowthError
@@ -16,6 +15,7 @@ from outgrow.models.residual import identity_layer, residual_layer
 from outgrow.net.edit import Edit, Insertion
 from outgrow.net.follow import followed
 from outgrow.net.inputs import Example, gpus_of, seed_
+from outgrow.net.optimizers import Optimizers
 from outgrow.net.place import BlockCopy, NewLayer, Place
 from outgrow.net.places import find_place
 from outgrow.net.preserve import verified
@@ -32,7 +32,7 @@ def deepen_(
     place: str | Place,
     *,
     example: Example,
-    optimizer: Optimizer | None = None,
+    optimizer: Optimizers | None = None,
     averages: Sequence[AveragedModel] = (),
     init: str = "copy",
     generator: torch.Generator | None = None,
@@ -46,7 +46,7 @@ def deepen_(
         model: Any module.
         place: A place, or its name as `outgrow.places` lists it, or the path of a container, for its last place.
         example: One input: a tensor, a tuple of positional or a dict of keyword arguments.
-        optimizer: Gets the new parameters.
+        optimizer: One or several: gets the new parameters.
         averages: Averaged weights of the model.
         init: Weights of a copied block that are not zero: `copy` takes those of the block, `fresh` draws them anew.
         generator: Random source of what is drawn; torch's global one by default.
@@ -80,7 +80,7 @@ def insert_block_(
     insertion: Insertion,
     *,
     example: Example,
-    optimizer: Optimizer | None = None,
+    optimizer: Optimizers | None = None,
     averages: Sequence[AveragedModel] = (),
 ) -> Edit:
     """Insert a block that was prepared for this very model, in place, verified like any other.
@@ -92,7 +92,7 @@ def insert_block_(
         model: Any module.
         insertion: What `prepared` made; its weights are taken as they are.
         example: One input: a tensor, a tuple of positional or a dict of keyword arguments.
-        optimizer: Gets the new parameters.
+        optimizer: One or several: gets the new parameters.
         averages: Averaged weights of the model.
 
     Returns:
@@ -144,7 +144,7 @@ def _inserted(
     example: Example,
     place: Place,
     insertion: Insertion,
-    optimizer: Optimizer | None,
+    optimizer: Optimizers | None,
     averages: Sequence[AveragedModel],
 ) -> Edit:
     def edited() -> Edit:

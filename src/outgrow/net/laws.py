@@ -170,13 +170,6 @@ LAWS: dict[type[Optimizer], Law] = {
 """Every optimizer of torch whose update of an entry depends on how many steps its moments have seen."""
 
 
-def innermost(optimizer: Optimizer) -> Optimizer:
-    """Return the optimizer that does the steps, where a framework has wrapped it."""
-    while isinstance(inner := getattr(optimizer, "optimizer", None), Optimizer):
-        optimizer = inner
-    return optimizer
-
-
 def law_of(optimizer: Optimizer) -> Law | None:
     """Return how the update of an optimizer depends on age; None where it doesn't, or has a step of its own."""
     if not type(optimizer).step.__module__.startswith("torch.optim."):

@@ -22,7 +22,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from outgrow.net.edit import Change, grid
-from outgrow.net.laws import Group, Law, Step, innermost, law_of, taken
+from outgrow.net.laws import Group, Law, Step, law_of, taken
+from outgrow.net.optimizers import innermost
 
 BIRTHS = "births"
 """Key of the dates in the state of a parameter."""

@@ -8,7 +8,6 @@ from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
 from outgrow.errors import GrowthError
@@ -19,6 +18,7 @@ from outgrow.net.edit import Change, Edit
 from outgrow.net.follow import followed
 from outgrow.net.gains import Gain
 from outgrow.net.inputs import Example
+from outgrow.net.optimizers import Optimizers
 from outgrow.net.preserve import lively, measured
 from outgrow.net.resizing import resized_
 from outgrow.net.surgery import replace_, tensors_of
@@ -186,7 +186,7 @@ def shrink_(
     values: Values = MappingProxyType({}),
     *,
     inputs: Example,
-    optimizer: Optimizer | None = None,
+    optimizer: Optimizers | None = None,
     averages: Sequence[AveragedModel] = (),
     own: Sequence[Values] = (),
 ) -> Edit:
@@ -198,7 +198,7 @@ def shrink_(
         removals: The units; at most one entry for each axis.
         values: What tensors of the model are to be before the units go, such as weights that make up for them.
         inputs: What to compare the outputs on, in eval mode.
-        optimizer: Changed in place: new parameters, carried state.
+        optimizer: One or several, changed in place: new parameters, carried state.
         averages: Averaged models, changed in place.
         own: The same as `values` of each average, by its own weights; without any they only lose the units.
 
@@ -223,7 +223,7 @@ def remove_(
     indices: Iterable[int] | Tensor,
     *,
     example: Example,
-    optimizer: Optimizer | None = None,
+    optimizer: Optimizers | None = None,
     averages: Sequence[AveragedModel] = (),
     compensate: Example | None = None,
 ) -> Edit:
@@ -239,7 +239,7 @@ def remove_(
         indices: Numbers of the units, 0..size-1; negative ones count from the end.
         example: One input: a tensor, a tuple of positional or a dict of keyword arguments. The change of the outputs is
             measured on it.
-        optimizer: Gets the new parameters, with the state of what stays.
+        optimizer: One or several: gets the new parameters, with the state of what stays.
         averages: Averaged weights of the model.
         compensate: A batch of real inputs in the form of `example`. Each linear layer or convolution that reads the
             axis then gets the least-squares weights (and bias, where it has one) with which the units that stay stand

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
 from outgrow.errors import GrowthError
@@ -15,6 +14,7 @@ from outgrow.net.enlargement import widen
 from outgrow.net.follow import followed
 from outgrow.net.inits import INITS
 from outgrow.net.inputs import Example
+from outgrow.net.optimizers import Optimizers
 from outgrow.net.preserve import lively, verified
 from outgrow.net.surgery import tensors_of
 from outgrow.net.widening import Widening
@@ -26,7 +26,7 @@ def apply_(
     widenings: Sequence[Widening],
     *,
     inputs: Example,
-    optimizer: Optimizer | None = None,
+    optimizer: Optimizers | None = None,
     averages: Sequence[AveragedModel] = (),
     generator: torch.Generator | None = None,
 ) -> Edit:
@@ -37,7 +37,7 @@ def apply_(
         found: All axes of the model as it is now.
         widenings: The units to add.
         inputs: What to compare the outputs on.
-        optimizer: Changed in place: new parameters, carried state.
+        optimizer: One or several, changed in place: new parameters, carried state.
         averages: Averaged models, changed in place.
         generator: Random source of weights that are not given.
 
@@ -58,7 +58,7 @@ def widen_(
     units: int,
     *,
     example: Example,
-    optimizer: Optimizer | None = None,
+    optimizer: Optimizers | None = None,
     averages: Sequence[AveragedModel] = (),
     init: str | Mapping[str, Tensor] = "fresh",
     generator: torch.Generator | None = None,
@@ -73,7 +73,7 @@ def widen_(
         axis: Name of the axis, as `outgrow.axes` lists it, or of a module or tensor along which it lies.
         units: How many to add, at least 1: channels, or heads or groups where a unit is one of those.
         example: One input: a tensor, a tuple of positional or a dict of keyword arguments.
-        optimizer: Gets the new parameters, with the state of the old ones.
+        optimizer: One or several: gets the new parameters, with the state of the old ones.
         averages: Averaged weights of the model.
         init: The new units' weights. `fresh` draws them as for a fresh layer, `copy` copies units at random (for
             splitting by later noise or training); both are read through zeros at first. `net2net` copies units at

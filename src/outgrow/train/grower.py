@@ -9,7 +9,6 @@ from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
 from outgrow.errors import InputError
@@ -31,6 +30,7 @@ from outgrow.net.cost import parameters
 from outgrow.net.inputs import Example
 from outgrow.net.kernels import fast_path
 from outgrow.net.newborns import Newborns
+from outgrow.net.optimizers import Optimizers, each_of, owned_by
 from outgrow.net.place import Place
 from outgrow.net.surgery import tensors_of
 from outgrow.train.growing import Growing, axes_to_try
@@ -50,7 +50,8 @@ class Grower:
 
     Args:
         model: Any module that `torch.export` can export; edited in place. Of a wrapped one the module inside.
-        optimizer: Its optimizer; gets the new parameters, and keeps the state of the old ones.
+        optimizer: Its optimizer, or several that share it (Muon and AdamW): get the new parameters, and keep the state
+            of the old ones.
         loss: Mean loss of an output and a target, twice differentiable and convex in the output, such as
             cross-entropy; or L1's and Huber's, whose straight lines count as curved (robust Gauss-Newton). The output
             is what the model returns: a tensor, or a nest of tensors. None where `step` is given.
@@ -108,7 +109,7 @@ class Grower:
     def __init__(
         self,
         model: nn.Module,
-        optimizer: Optimizer,
+        optimizer: Optimizers,
         loss: Loss | None,
         example: Example,
         *,
@@ -131,7 +132,7 @@ class Grower:
         demand_known("Fisher matrix", fisher, get_args(Fisher))
         demand_known("convention", convention, get_args(Convention))
         _demand_plain(model)
-        self.model, self.optimizer, self.example = model, optimizer, example
+        self.model, self.optimizers, self.example = model, each_of(optimizer), example
         self.loss, self.step, self._objective = loss, step, objective_of(loss, step)
         self.policy: Policy = policy or (Proportional(init=proposal) if proposal else Proportional())
         self.budget = Budget(max_params, max_flops, max_latency)
@@ -144,7 +145,6 @@ class Grower:
         self._failed: dict[str, str] = {}  # places where a block could not be inserted, and why
         self._now = Inventory(self.model, self.example, self.axes)
         self._generator = torch.Generator().manual_seed(seed)
-        owned = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
         if check_flops is not None and not check_flops > 0:
             raise InputError(f"expected check_flops above zero, got {check_flops}")
         if sample < 2:
@@ -153,11 +153,12 @@ class Grower:
             why = "; ".join(dict.fromkeys(f"{axis.name}: {axis.reason}" for axis in self.axes[:3])) or "it has no axis"
             raise InputError(f"nothing of {type(model).__name__} can grow ({why}): see outgrow.axes(model, example)")
         self.budget.demand_room(self.cost())
-        if not any(id(parameter) in owned for parameter in model.parameters()):
-            raise InputError("the optimizer has none of the model's parameters: build it from model.parameters()")
+        if not self.optimizers:
+            raise InputError("expected the optimizer that trains the model, or several in a list, got none")
         self._demand_followed()
         self._shapes = _shapes(model)
-        Newborns.follow(optimizer)  # its state may have births, from growths before it was saved and loaded
+        for one in self.optimizers:
+            Newborns.follow(one)  # its state may have births, from growths before it was saved and loaded
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{name} {size}" for name, size in self.sizes.items())
@@ -205,7 +206,7 @@ class Grower:
         if "grown" not in state:
             raise InputError("expected a state with the sizes that had grown, received one of an earlier version")
         history = [*map(Event.from_json, state["history"])]
-        regrow_(self.model, self.optimizer, self.averages, self.example, blocks_of(history), state["grown"])
+        regrow_(self.model, self.optimizers, self.averages, self.example, blocks_of(history), state["grown"])
         self._calls, self._failed = state["calls"], dict(state["failed"])
         self.history[:] = history
         self._generator.set_state(state["generator"].cpu())
@@ -411,7 +412,7 @@ class Grower:
 
     def _grow(self, verdict: Verdict, inputs: Example, jump_start: bool) -> tuple[Growth, ...]:
         """Do what was decided on."""
-        growing = Growing(self.model, self.axes, self.example, inputs, self.optimizer, self.averages, self._generator)
+        growing = Growing(self.model, self.axes, self.example, inputs, self.optimizers, self.averages, self._generator)
         growths = growing.apply(verdict, jump_start)
         self.axes, self._failed = growing.axes, self._failed | growing.failed
         if growths:
@@ -419,15 +420,18 @@ class Grower:
         return growths
 
     def _demand_followed(self) -> None:
-        """Check that the optimizer was made for the model as it is, or has followed its edits."""
-        trained = {id(p) for p in self.model.parameters() if p.requires_grad}
-        owned = {id(p) for group in self.optimizer.param_groups for p in group["params"]}
-        foreign = owned - {id(p) for p in self.model.parameters()}
-        if foreign and trained - owned:
+        """Check that the optimizers were made for the model as it is, or have followed its edits."""
+        present, owned = {id(p) for p in self.model.parameters()}, owned_by(self.optimizers)
+        for number, one in enumerate(self.optimizers, 1):
+            if present.isdisjoint(owned_by([one])):
+                which = f"optimizer {number} ({type(one).__name__})" if len(self.optimizers) > 1 else "the optimizer"
+                raise InputError(f"{which} has none of the model's parameters: build it from model.parameters()")
+        lacking = {id(p) for p in self.model.parameters() if p.requires_grad} - owned
+        if lacking and (foreign := owned - present):
             raise InputError(
-                f"the optimizer lacks {len(trained - owned)} of the model's trained parameters, and has {len(foreign)} "
-                "that the model does not have: the model was edited after the optimizer was made; pass edits "
-                "optimizer=, or make the optimizer anew"
+                f"the optimizer lacks {len(lacking)} of the model's trained parameters, and has {len(foreign)} that "
+                "the model does not have: the model was edited after the optimizer was made; pass edits optimizer=, or "
+                "make the optimizer anew"
             )
 
 

@@ -1,4 +1,4 @@
-"""Growing: what a check decided on, done to a model with its optimizer and averages."""
+"""Growing: what a check decided on, done to a model with its optimizers and averages."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -39,7 +39,7 @@ class Growing:
         axes: Every axis of the model as it is now.
         example: One input, on which axes are found anew once blocks have come in.
         inputs: What the function before and after each edit is compared on.
-        optimizer: Its optimizer.
+        optimizers: Its optimizers.
         averages: Its averages.
         generator: The source of everything random.
 
@@ -54,12 +54,12 @@ class Growing:
         axes: list[Axis],
         example: Example,
         inputs: Example,
-        optimizer: Optimizer,
+        optimizers: Sequence[Optimizer],
         averages: Sequence[AveragedModel],
         generator: torch.Generator,
     ) -> None:
         self._model, self._example, self._inputs = model, example, inputs
-        self._optimizer, self._averages, self._generator = optimizer, averages, generator
+        self._optimizers, self._averages, self._generator = optimizers, averages, generator
         self.axes, self.failed = axes, dict[str, str]()
 
     def apply(self, verdict: Verdict, jump_start: bool) -> tuple[Growth, ...]:
@@ -106,7 +106,7 @@ class Growing:
             self.axes,
             [one.widening for one in chosen],
             inputs=self._inputs,
-            optimizer=self._optimizer,
+            optimizer=self._optimizers,
             averages=self._averages,
             generator=self._generator,
         )
@@ -126,7 +126,7 @@ class Growing:
                     self._model,
                     block.insertion,
                     example=self._inputs,
-                    optimizer=self._optimizer,
+                    optimizer=self._optimizers,
                     averages=self._averages,
                 )
             except GrowthError as error:
@@ -147,7 +147,7 @@ class Growing:
             [one.removal for one in verdict.losing],
             verdict.values(self._model),
             inputs=self._inputs,
-            optimizer=self._optimizer,
+            optimizer=self._optimizers,
             averages=self._averages,
             own=[verdict.values(average.module) for average in self._averages],
         )

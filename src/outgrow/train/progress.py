@@ -62,7 +62,7 @@ class Capture:
 
     def __init__(self, grower: Grower, account: Account, loaders: Loaders, stepper: Stepper, device: str) -> None:
         self._grower, self._account, self._batches, self._stepper = grower, account, loaders.train, stepper
-        self._model, self._optimizer, (self._average,) = grower.model, grower.optimizer, grower.averages
+        self._model, (self._optimizer,), (self._average,) = grower.model, grower.optimizers, grower.averages
         self._chance = Chance(device, **loaders.generators)
 
     def take(self, progress: Progress) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -37,19 +37,19 @@ def blocks_of(history: Iterable[Event]) -> list[str]:
 
 def regrow_(
     model: nn.Module,
-    optimizer: Optimizer | None,
+    optimizers: Sequence[Optimizer],
     averages: Sequence[AveragedModel],
     example: Example,
     blocks: Sequence[str],
     saved: Mapping[str, Any],
 ) -> None:
-    """Bring a fresh model, with its optimizer and averages, to saved sizes; nothing happens where it has them.
+    """Bring a fresh model, with its optimizers and averages, to saved sizes; nothing happens where it has them.
 
-    Tensors of other sizes are NaN afterwards, and have no state in the optimizer: load both.
+    Tensors of other sizes are NaN afterwards, and have no state in the optimizers: load both.
 
     Args:
         model: Changed in place: the model as it was made before it grew.
-        optimizer: Gets the new parameters; None where it is built afterwards.
+        optimizers: Get the new parameters; none where they are built afterwards.
         averages: Become copies of the model.
         example: One input.
         blocks: Places where blocks were inserted, in order.
@@ -62,7 +62,7 @@ def regrow_(
     if {name: tensor.shape for name, tensor in _saved(model).items()} == shapes:
         return
     if _saved(model).keys() != shapes.keys():
-        _insert_(model, optimizer, averages, example, blocks)
+        _insert_(model, optimizers, averages, example, blocks)
     present = _saved(model)
     other = [name for name in {**present, **shapes} if not _may_become(present.get(name), shapes.get(name))]
     if other:
@@ -76,7 +76,7 @@ def regrow_(
     replace_(model, new)
     after = tensors_of(model)
     became = {id(before[name]): after[name] for name in new}
-    if optimizer is not None:
+    for optimizer in optimizers:
         for parameter in [parameter for parameter in optimizer.state if id(parameter) in became]:
             del optimizer.state[parameter]
         for group in optimizer.param_groups:
@@ -88,14 +88,14 @@ def regrow_(
 
 def _insert_(
     model: nn.Module,
-    optimizer: Optimizer | None,
+    optimizers: Sequence[Optimizer],
     averages: Sequence[AveragedModel],
     example: Example,
     blocks: Sequence[str],
 ) -> None:
     for place in blocks:
         try:
-            deepen_(model, place, example=example, optimizer=optimizer, averages=averages)
+            deepen_(model, place, example=example, optimizer=optimizers, averages=averages)
         except GrowthError as error:
             raise InputError(
                 f"expected the {type(model).__name__} whose state was saved, as it was before it grew: {error}"
