@@ -77,10 +77,11 @@ def carry_optimizer_(optimizer: Optimizers, edit: Edit, model: nn.Module, before
             )
     held = owned_by(optimizers)
     if apart := [change.name for change in edit.changes if change.new.requires_grad and id(change.old) not in held]:
-        without = " nor ".join(type(one).__name__ for one in optimizers)
+        given = " and ".join(type(one).__name__ for one in optimizers)
         warnings.warn(
-            f"{edit.what}: {', '.join(apart[:4])} are made anew by the edit, which {without} does not train: where "
-            f"another optimizer does, it holds what was there before; pass it, too, optimizer=[one, another]",
+            f"{edit.what}: {given} {'do' if len(optimizers) > 1 else 'does'} not train {', '.join(apart[:4])}, which "
+            f"the edit has made anew: another optimizer that does holds what was there before; pass it as well, "
+            f"optimizer=[one, another]",
             stacklevel=2,
         )
     joined = _joined(optimizers, edit, before)
