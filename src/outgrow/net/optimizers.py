@@ -17,6 +17,7 @@ def each_of(optimizer: Optimizers | None) -> tuple[Optimizer, ...]:
         GrowthError: What was given is no optimizer, and no sequence of them.
 
     Examples:
+        >>> import torch
         >>> layer = torch.nn.Linear(2, 2)
         >>> optimizers = [torch.optim.Muon([layer.weight]), torch.optim.AdamW([layer.bias])]
         >>> [type(one).__name__ for one in each_of(optimizers)]
