@@ -1,6 +1,7 @@
 """`outgrow inspect` as a user meets it: two tables, and one clear line for bad input."""
 
 import re
+import sys
 
 import pytest
 
@@ -41,6 +42,19 @@ class Named(nn.Module):
 def needs(width):
     return nn.Linear(width, 2)
 
+def absent():
+    raise FileNotFoundError("weights.pt")
+
+def leaves():
+    raise SystemExit("usage: mynets")
+
+def lazy():
+    return nn.Sequential(nn.LazyLinear(4), nn.Linear(4, 2))
+
+def later():
+    from beside import make
+    return make()
+
 model = small()
 number = 3
 """
@@ -49,8 +63,13 @@ number = 3
 @pytest.fixture
 def here(tmp_path, monkeypatch):
     (tmp_path / "mynets.py").write_text(NETS)
+    (tmp_path / "beside.py").write_text("from torch import nn\n\nmake = lambda: nn.Linear(3, 2)\n")
+    (tmp_path / "script.py").write_text("import argparse\n\nargparse.ArgumentParser().parse_args(['--none'])\n")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delitem(__import__("sys").modules, "mynets", raising=False)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    for name in ("mynets", "beside", "script"):
+        monkeypatch.setitem(sys.modules, name, None)  # what is imported goes again
+        del sys.modules[name]
     return tmp_path
 
 
@@ -78,14 +97,35 @@ def test_whole_numbers_and_keywords(here, capsys, words):
     assert re.search(r"0 +4 +one channel", capsys.readouterr().out)
 
 
+def test_a_script_that_ends_the_program_is_told(here, capsys):
+    assert main(["inspect", "script:net"]) == 2
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert told.startswith("outgrow: script:net: importing script ends the program, as a script does")
+
+
+def test_a_factory_finds_what_lies_beside_it(here, capsys):
+    assert main(["inspect", "mynets:later", "--example", "1x3"]) == 0
+    assert "Linear, 8 parameters" in capsys.readouterr().out
+    assert sys.path[-1] == str(here)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["mynets"], "mynets: expected package.module:factory"),
         (["nothing:small"], "nothing:small: No module named 'nothing'"),
         (["mynets:nothing"], "mynets:nothing: module 'mynets' has no attribute 'nothing'"),
-        (["mynets:needs"], "mynets:needs: expected a function or class that needs no arguments"),
-        (["mynets:number"], "mynets:number: expected a function or class that needs no arguments"),
+        (["mynets:needs"], "mynets:needs: expected a function or class to call with nothing; it raised TypeError: "),
+        (["mynets:number"], "mynets:number: expected a function or class to call with nothing; it raised TypeError: "),
+        (["mynets:absent"], "mynets:absent: expected a function or class to call with nothing; it raised FileNotFound"),
+        (["mynets:leaves"], "mynets:leaves: expected a function or class to call with nothing; it raised SystemExit"),
+        (["mynets:lazy", "--example", "1x3"], "Sequential: expected weights that have shapes, got a lazy layer"),
+        (
+            ["mynets:small", "--example", "1x1000000x1000000x1000000"],
+            "--example 1x1000000x1000000x1000000: torch can't",
+        ),
+        (["mynets:small", "--example", "1:99999999999999999999"], "--example 1:99999999999999999999: torch can't"),
+        (["mynets:small", "--example", "0=1x3"], "--example 0=1x3: expected a shape such as 1x3x32x32"),
         (["mynets:small"], "mynets:small gives no example of an input: add --example"),
         (["mynets:small", "--example", "3,4"], "--example 3,4: expected a shape such as 1x3x32x32"),
         (["mynets:small", "--example", "a=1x2", "3x4"], "--example: expected names for all inputs or for none"),

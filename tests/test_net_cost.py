@@ -91,6 +91,23 @@ def test_shared_and_tied_layers_count_as_often_as_they_run():
     assert parameters(tied) == 16 + 20 + 4 + 10
 
 
+class Adapted(nn.Linear):
+    """A linear layer with a narrow detour beside it."""
+
+    def __init__(self, inputs, outputs):
+        super().__init__(inputs, outputs)
+        self.down, self.up = nn.Linear(inputs, 1), nn.Linear(1, outputs)
+
+    def forward(self, x):
+        return super().forward(x) + self.up(self.down(x))
+
+
+def test_layers_within_a_layer_are_counted_once():
+    counts = flops_by_weight(nn.Sequential(Adapted(3, 4)), noise(1, 3))
+    assert counts == {"0.weight": 24, "0.down.weight": 6, "0.up.weight": 8, "": 0}
+    assert flops_by_weight(Adapted(3, 4), noise(1, 3)) == {"weight": 24, "down.weight": 6, "up.weight": 8, "": 0}
+
+
 def test_examples_of_every_form():
     tensors, words = (flops(CASES[name].model(), CASES[name].example) for name in ("tuple", "keywords"))
     assert tensors == words == 2 * 4 * (3 * 4 + 2 * 4 + 4 * 2)

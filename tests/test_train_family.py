@@ -4,17 +4,20 @@ import json
 
 import pytest
 import torch
+from torch import nn
 
 import outgrow
 from family_samples import MEASURES, SEED, change, facts, new_folder, run, whole, write_run
 from outgrow import Family
 from outgrow.errors import InputError
 from outgrow.models import Seed
+from outgrow.models.imported import ImportedSeed
 from outgrow.net.axes import axes
 from outgrow.net.deepen import deepen_
 from outgrow.net.places import places
 from outgrow.net.surgery import tensors_of
 from outgrow.net.widen import widen_
+from outgrow.train.restored import restored
 from outgrow.train.saving import FamilyWriter
 
 __all__ = ["run", "whole"]  # fixtures
@@ -162,6 +165,33 @@ def test_a_loaded_size_has_the_tensors_that_were_saved(whole):
     assert torch.equal(torch.get_rng_state(), state)
     x = torch.rand(5, 1, 8, 8)
     assert torch.equal(outgrow.load(run)(x), Family(run).choose().load()(x))
+
+
+@pytest.mark.parametrize("device", ["meta", "cpu"])
+def test_a_size_is_loaded_on_the_cpu_whatever_the_default_device_is(whole, device):
+    run, _ = whole
+    with torch.device(device):
+        net = outgrow.load(run)
+    assert {parameter.device.type for parameter in net.parameters()} == {"cpu"}
+
+
+class Counting(nn.Module):
+    """Counts its forward passes in a buffer."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(2, 2)
+        self.register_buffer("passes", torch.tensor(0))
+
+    def forward(self, x):
+        self.passes += 1
+        return self.layer(x)
+
+
+def test_loading_counts_for_nothing():
+    seed = ImportedSeed("mynets:Counting", Counting, (2,), 2)
+    saved = {name: tensor.clone() for name, tensor in tensors_of(seed.build()).items()}
+    assert torch.equal(restored(seed, (), saved, ()).model.passes, saved["model.passes"])
 
 
 @pytest.mark.parametrize("which", [0, -1])

@@ -14,7 +14,7 @@ from outgrow.errors import InputError
 
 
 def imported(name: str, what: str, such_as: str) -> Any:
-    """Import what a user names on the command line; modules are also found in the current folder.
+    """Import what a user names on the command line; modules are also found in the current folder, from then on.
 
     Args:
         name: `package.module:attribute`.
@@ -40,13 +40,19 @@ def imported(name: str, what: str, such_as: str) -> Any:
         found: Any = importlib.import_module(module)
         for part in attribute.split("."):
             found = getattr(found, part)
+    except SystemExit as error:
+        raise InputError(
+            f"{name}: importing {module} ends the program, as a script does; put what it does as one behind "
+            f"if __name__ == '__main__'"
+        ) from error
     except Exception as error:  # whatever the user's module does when it is imported
         kind = "" if isinstance(error, ImportError | AttributeError) else f"{type(error).__name__}: "
         said = " ".join(f"{kind}{error}".split())
         raise InputError(f"{name}: {said}; run it where 'import {module}' works") from error
     finally:
-        if here in sys.path:
-            sys.path.remove(here)
+        sys.path.remove(here)
+        if here not in sys.path:
+            sys.path.append(here)  # for what a factory imports when it is called, behind all else
     return found
 
 
@@ -69,8 +75,11 @@ def model_of(name: str) -> tuple[nn.Module, Any]:
     found = imported(name, "factory", "mymodels.nets:small")
     try:
         made = found if isinstance(found, nn.Module) else found()
-    except Exception as error:
-        raise InputError(f"{name}: expected a function or class that needs no arguments: {error}") from error
+    except (Exception, SystemExit) as error:  # whatever the user's code does
+        raise InputError(
+            f"{name}: expected a function or class to call with nothing; it raised {type(error).__name__}: "
+            f"{first_line(error)}"
+        ) from error
     model, example = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
     if not isinstance(model, nn.Module):
         raise InputError(
@@ -100,7 +109,7 @@ def example_of(texts: Sequence[str]) -> Any:
     inputs: dict[str, Tensor] = {}
     generator = torch.Generator().manual_seed(0)
     for place, text in enumerate(texts):
-        match = re.fullmatch(r"(?:(\w+)=)?(\d+(?:x\d+)*)(?::([1-9]\d*))?", text.strip())
+        match = re.fullmatch(r"(?:([^\W\d]\w*)=)?(\d+(?:x\d+)*)(?::([1-9]\d*))?", text.strip())
         if not match:
             raise InputError(
                 f"--example {text}: expected a shape such as 1x3x32x32, with a bound for whole numbers (1x16:50), and "
@@ -108,11 +117,25 @@ def example_of(texts: Sequence[str]) -> Any:
             )
         shape = [int(size) for size in match[2].split("x")]
         bound = int(match[3]) if match[3] else None
-        values = torch.randn(shape, generator=generator)
-        inputs[match[1] or str(place)] = values if bound is None else torch.randint(bound, shape, generator=generator)
+        try:
+            values = torch.randn(shape, generator=generator)
+            numbers = values if bound is None else torch.randint(bound, shape, generator=generator)
+        except (ArithmeticError, MemoryError, RuntimeError, TypeError, ValueError) as error:
+            raise InputError(f"--example {text}: torch can't make it: {first_line(error)}") from error
+        inputs[match[1] or str(place)] = numbers
     if len(inputs) < len(texts):
         raise InputError("--example: expected a different name for each input")
     named = [not name.isdigit() for name in inputs]
     if any(named) and not all(named):
         raise InputError("--example: expected names for all inputs or for none")
     return inputs if all(named) and named else tuple(inputs.values())
+
+
+def first_line(error: BaseException) -> str:
+    r"""Return the first line of what an error says.
+
+    Examples:
+        >>> first_line(ValueError("no such size\nat all")), first_line(AssertionError())
+        ('no such size', 'no message')
+    """
+    return next(iter(str(error).strip().splitlines()), "no message")

@@ -40,6 +40,8 @@ def export(options: "Export") -> int:
         agreement = f"outputs agree to {done.difference:.0e}" if done.difference else "outputs agree exactly"
     for written, size_in_bytes in done.files.items():
         print(f"{written}  {size_in_bytes:,} bytes, {size.params:,} parameters, {agreement}")
+    if done.lost:
+        print(done.lost)
     return 0
 
 

@@ -31,10 +31,9 @@ def inspect(options: "Inspect") -> int:
         example = example_of(options.example)
     if example is None:
         raise InputError(f"{options.factory} gives no example of an input: add --example, such as --example 1x3x32x32")
+    found = axes(model, example)  # says what is wrong with a model
     title = f"{options.factory}: {type(model).__name__}, {parameters(model):,} parameters"
-    print_structure(
-        title, [_axis_row(axis) for axis in axes(model, example)], [vars(p) for p in places(model, example)]
-    )
+    print_structure(title, [_axis_row(axis) for axis in found], [vars(place) for place in places(model, example)])
     return 0
 
 

@@ -23,8 +23,9 @@ def aside(file: Path, overwrite: bool) -> Iterator[Path]:
     Raises:
         InputError: The folder can't be written to, or a file is there already; nothing is changed then.
     """
-    made = [folder for folder in file.parents if not folder.exists()]
+    made: list[Path] = []
     try:
+        made = [folder for folder in file.parents if not folder.exists()]
         file.parent.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=f".{file.name}.", dir=file.parent))
     except OSError as error:
@@ -57,11 +58,15 @@ def check_target(target: Path, overwrite: bool) -> None:
         overwrite: Whether it may be there already.
 
     Raises:
-        InputError: It is a folder, or it is there and must not be replaced.
+        InputError: It is a folder, or it is there and must not be replaced, or the system refuses to tell.
     """
-    if target.is_dir():
-        raise InputError(f"--out {target} is a folder: give the name of a file in it")
-    if target.exists() and not overwrite:
+    try:
+        is_folder, is_there = target.is_dir(), target.exists()
+    except OSError as error:  # no permission, or a name that is too long
+        raise InputError(f"can't write {target}: {error.strerror or error}") from error
+    if is_folder:
+        raise InputError(f"{target} is a folder: give --out the name of a file in a folder where that name is free")
+    if is_there and not overwrite:
         raise InputError(f"{target} is there already: choose another --out, or add --overwrite")
 
 

@@ -3,10 +3,11 @@
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from keyword import iskeyword
 
 from torch import fx, nn
 
-from outgrow.export.forward import Statements
+from outgrow.export.forward import Statements, literal
 from outgrow.export.layers import empty_source, is_layer, layer_call
 from outgrow.export.source import Call, Inner, Source, UnwritableError
 
@@ -73,13 +74,30 @@ def _read(module: nn.Module, path: str, bodies: dict[str, Body]) -> Source:
     if is_layer(module):
         return layer_call(module, path.rpartition(".")[2])
     before = set(bodies)
-    children = {name: _read(child, f"{path}.{name}".lstrip("."), bodies) for name, child in module.named_children()}
-    if type(module) in (nn.Sequential, nn.ModuleList) and list(children) == [str(i) for i in range(len(children))]:
+    present = {name: child for name, child in module._modules.items() if child is not None}  # one may be there twice
+    children = {name: _read(child, f"{path}.{name}".lstrip("."), bodies) for name, child in present.items()}
+    if _is_list(module):
         parts = tuple(children.values())
         return Call("nn.Sequential", parts) if isinstance(module, nn.Sequential) else _module_list(parts)
     depth = 1 + max((bodies[inner].depth for inner in set(bodies) - before), default=0)
-    bodies[path] = _body(module, path, [(f"self.{name} = ", child) for name, child in children.items()], depth)
+    bodies[path] = _body(module, path, [_child(name, child) for name, child in children.items()], depth)
     return Inner(path)
+
+
+def _is_list(module: nn.Module) -> bool:
+    """Whether a module is written as a list of what is in it, with numbers for names."""
+    names = [name for name, child in module._modules.items() if child is not None]
+    numbers = [str(at) for at in range(len(module._modules))]
+    return type(module) in (nn.Sequential, nn.ModuleList) and names == numbers
+
+
+def _child(name: str, made: Source) -> tuple[str, Source]:
+    """The statement that puts a module into another one."""
+    return (f"self.{name} = ", made) if _is_plain(name) else ("", Call("self.add_module", (literal(name), made)))
+
+
+def _is_plain(name: str) -> bool:
+    return name.isidentifier() and not iskeyword(name)
 
 
 def _module_list(parts: tuple[Source, ...]) -> Call:
@@ -136,5 +154,10 @@ def _traced(module: nn.Module) -> Statements:
 
 def _attribute(module: nn.Module, path: str) -> str:
     """The source of a module or tensor within a module, such as `self.blocks[0]`."""
-    names = path.split(".")
-    return "self" + "".join(f"[{name}]" if name.isdigit() else f".{name}" for name in names)
+    written, at = "self", module
+    for name in path.split("."):
+        inner = at._modules.get(name)
+        other = f".{name}" if _is_plain(name) or inner is None else f".get_submodule({literal(name)})"
+        written += f"[{name}]" if _is_list(at) else other
+        at = inner if inner is not None else at
+    return written

@@ -63,7 +63,8 @@ def _parameters(columns: Sequence[Sequence[Size]]) -> dict[int, str]:
         if len(set(values)) == 1:
             continue
         if values not in names:
-            name = f"{first.owner}_{first.name}".lstrip("_") if first.name in names.values() else first.name
+            parts = (first.name, first.owner) if first.owner[:1].isdigit() else (first.owner, first.name)
+            name = "_".join(filter(None, parts)) if first.name in names.values() else first.name
             names[values] = _unused(name, set(names.values()))
         found[at] = names[values]
     return found

@@ -12,6 +12,7 @@ from outgrow.errors import InputError
 from outgrow.export.agreement import TOLERANCE, difference
 from outgrow.export.aside import aside, check_target
 from outgrow.export.card import Card
+from outgrow.export.silence import reason_of
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class Format:
 
     Args:
         name: What the command line calls it.
-        module: The module with its `write(net, card, x, file)` and `read(file, net)`.
+        module: The module with its `write(net, card, x, file)`, which may say what is lost, and `read(file, net)`.
         endings: What its files may end in, the default first.
     """
 
@@ -46,12 +47,14 @@ class Exported:
 
     Args:
         files: Each file and its size in bytes.
-        difference: Largest difference of what was read back, relative to the largest output; None where nothing that
+        difference: Largest difference of what was read back, see `outgrow.export.agreement`; None where nothing that
             reads it is installed.
+        lost: What the file can't do that the network can; empty for nothing.
     """
 
     files: dict[Path, int]
     difference: float | None
+    lost: str = ""
 
 
 def format_of(name: str) -> Format:
@@ -90,13 +93,18 @@ def export(
     check_target(file, overwrite)
     module: Any = import_module(f"outgrow.export.{form.module}")
     with aside(file, overwrite) as part:
-        module.write(net, card, batches[0], part)
-        read: Callable[[Tensor], Tensor] | None = module.read(part, net)
-        found = None if read is None else difference(net, read, batches)
+        lost: str | None = module.write(net, card, batches[0], part)
+        try:
+            read: Callable[[Tensor], Tensor] | None = module.read(part, net)
+            found = None if read is None else difference(net, read, batches)
+        except Exception as error:  # whatever reads it raises
+            raise InputError(
+                f"{file} is not written: as {form.name} it can't be read back: {reason_of(error)}"
+            ) from error
         if found is not None and not found <= TOLERANCE:
             raise InputError(
-                f"{file} is not written: as {form.name} the outputs differ by {found:.0e} of the largest one, expected "
-                f"at most {TOLERANCE:.0e}"
+                f"{file} is not written: as {form.name} the outputs differ by {found:.0e} of how far they are spread, "
+                f"expected at most {TOLERANCE:.0e}"
             )
         written = {file.parent / each.name: each.stat().st_size for each in sorted(part.parent.iterdir())}
-    return Exported(written, found)
+    return Exported(written, found, lost or "")

@@ -4,6 +4,7 @@ import json
 import math
 import operator
 from collections.abc import Callable, Collection, Sequence
+from numbers import Integral, Real
 from typing import Any
 
 import torch
@@ -69,7 +70,8 @@ class Statements:
         self._last = {used: at for at, node in enumerate(nodes) for used in node.all_input_nodes}
         self._free = list(_LETTERS)
         self._made = 0
-        self._returned = nodes[-2] if len(nodes) > 1 and nodes[-1].args == (nodes[-2],) else None
+        last = nodes[-2] if len(nodes) > 1 else None
+        self._returned = last if last and last.op != "placeholder" and nodes[-1].args == (last,) else None
         self.inputs = [self._input(node) for node in nodes if node.op == "placeholder"]
         self.lines = [line for at, node in enumerate(nodes) for line in self._statement(node, at)]
 
@@ -199,14 +201,15 @@ def literal(value: Any) -> str:
         >>> [literal(value) for value in (1, -0.5, True, None, "same", float("-inf"), torch.float32)]
         ['1', '-0.5', 'True', 'None', '"same"', 'float("-inf")', 'torch.float32']
     """
-    if isinstance(value, float) and not math.isfinite(value):
-        return f'float("{value}")'
+    if value is None or value is Ellipsis or isinstance(value, bool):
+        return "..." if value is Ellipsis else repr(value)
+    if isinstance(value, Real):  # of numpy, too
+        number = int(value) if isinstance(value, Integral) else float(value)
+        return repr(number) if math.isfinite(number) else f'float("{number}")'
     if isinstance(value, str):
         return json.dumps(value, ensure_ascii=False)
     if isinstance(value, (torch.dtype, torch.layout, torch.memory_format)):
         return str(value)
     if isinstance(value, torch.device):
         return f'torch.device("{value}")'
-    if value is None or value is Ellipsis or isinstance(value, (bool, int, float)):
-        return "..." if value is Ellipsis else repr(value)
     raise UnwritableError(f"a constant of type {type(value).__name__}")

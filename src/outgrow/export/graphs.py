@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from outgrow.export.bodies import ROOT
-from outgrow.export.forward import Statements
+from outgrow.export.forward import Statements, literal
 from outgrow.export.layers import empty_source
 from outgrow.export.source import Call, lines
 from outgrow.export.torch_export import exported
@@ -49,7 +49,8 @@ def graph_lines(net: nn.Module, x: Tensor) -> tuple[list[str], dict[str, Tensor]
         >>> lines[-1].strip(), list(tensors)
         ('return torch.ops.aten.linear.default(input, self.weight, self.bias)', ['weight', 'bias'])
     """
-    program = exported(net, x)
+    with torch.no_grad():  # else what a forward does without gradients is a graph of its own
+        program = exported(net, x)
     signature, graph = program.graph_signature, program.graph
     own = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
     constants = dict(signature.inputs_to_lifted_tensor_constants)
@@ -68,7 +69,7 @@ def graph_lines(net: nn.Module, x: Tensor) -> tuple[list[str], dict[str, Tensor]
     made = [
         line
         for name, tensor in tensors.items()
-        for line in lines(Call("place", ("self", f'"{name}"', empty_source(tensor, "tensor"))), 8)
+        for line in lines(Call("place", ("self", literal(name), empty_source(tensor, "tensor"))), 8)
     ]
     return [
         *_PLACE.rstrip().splitlines(),
@@ -97,4 +98,4 @@ def _access(tensors: Mapping[str, Tensor], name: str) -> str:
     if all(part.isidentifier() and not iskeyword(part) for part in name.split(".")):
         return f"self.{name}"
     kind = "parameter" if isinstance(tensors[name], nn.Parameter) else "buffer"
-    return f'self.get_{kind}("{name}")'
+    return f"self.get_{kind}({literal(name)})"

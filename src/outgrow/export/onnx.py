@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from outgrow.errors import InputError
 from outgrow.export.card import Card
-from outgrow.export.silence import silence
+from outgrow.export.silence import reason_of, silence
 from outgrow.export.torch_export import exported
 
 INPUT = "x"
@@ -44,8 +44,7 @@ def write(net: nn.Module, card: Card, x: Tensor, file: Path) -> None:
                 dynamic_shapes=({0: "batch"},),
             )
     except Exception as error:  # whatever the exporter raises
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise InputError(f"torch can't write this network as ONNX: {reason}") from error
+        raise InputError(f"torch can't write this network as ONNX: {reason_of(error)}") from error
     assert graph is not None
     graph.model.metadata_props.update({key: json.dumps(value) for key, value in card.to_json().items()})
     graph.save(file)

@@ -2,7 +2,7 @@
 
 import re
 import runpy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from textwrap import wrap
 
@@ -17,7 +17,9 @@ from outgrow.export.card import Card
 from outgrow.export.classes import class_lines
 from outgrow.export.forward import literal
 from outgrow.export.graphs import graph_lines
+from outgrow.export.silence import reason_of
 from outgrow.export.source import WIDTH, Call, Source, UnwritableError, lines
+from outgrow.export.state_dict import write_tensors
 
 _TRAINS = "train() and eval() do what they did in the original."
 _DOES_NOT = (
@@ -32,7 +34,7 @@ _LOADING = '''
 
 def build():
     """Return the network without its weights."""
-{made}
+{built}
 
 
 def load(weights=Path(__file__).with_suffix(".pt")):
@@ -47,7 +49,13 @@ if __name__ == "__main__":
 '''
 
 
-def write(net: nn.Module, card: Card, x: Tensor, file: Path) -> None:
+_FREEZING = """
+    for name in FROZEN:
+        net.get_parameter(name).requires_grad_(False)
+    return net"""
+
+
+def write(net: nn.Module, card: Card, x: Tensor, file: Path) -> str:
     """Write a network as module classes, or, where its code allows no such reading, as the graph of its forward pass.
 
     Args:
@@ -56,42 +64,66 @@ def write(net: nn.Module, card: Card, x: Tensor, file: Path) -> None:
         x: An example input of at least two rows.
         file: Where to; the weights go beside it.
 
+    Returns:
+        What the file can't do that the network can; empty for nothing.
+
     Raises:
         InputError: Its code can be read in neither form.
     """
-    if _write_classes(net, card, file) and _agrees(net, x, file):
-        return
+    try:
+        trains = _write_classes(net, card, file)
+        why = _unlike(net, x, file)
+    except UnwritableError as error:
+        why = f"they can't hold {error}"
+    if not why:
+        return "" if trains else f"{file.name}: {_DOES_NOT}"
     try:
         written, tensors = graph_lines(net, x)
     except UnwritableError as error:
         raise InputError(f"--format python can't write {error}; try --format torch-export") from error
     _write(file, _text(Call(ROOT), written, _GRAPH, card), tensors)
+    return f"{file.name} is for prediction alone, the graph of the forward pass in place of classes: {why}"
 
 
 def _write_classes(net: nn.Module, card: Card, file: Path) -> bool:
-    """Write a network as classes, if its code can be read so."""
-    try:
-        made, bodies = read_bodies(net)
-    except UnwritableError:
-        return False
+    """Write a network as classes, and return whether its train mode is that of the original."""
+    made, bodies = read_bodies(net)
     made, written = class_lines(made, bodies)
-    trains = all(body.trains for body in bodies.values())
+    plain = all(type(module).train is nn.Module.train for module in net.modules())
+    trains = plain and all(body.trains for body in bodies.values())
+    frozen = [name for name, parameter in net.named_parameters() if not parameter.requires_grad]
     _write(
         file,
-        _text(made, written, _TRAINS if trains else _DOES_NOT, card),
+        _text(made, written, _TRAINS if trains else _DOES_NOT, card, frozen),
         {**dict(net.named_parameters()), **dict(net.named_buffers())},
     )
-    return True
+    return trains
 
 
-def _agrees(net: nn.Module, x: Tensor, file: Path) -> bool:
+def _unlike(net: nn.Module, x: Tensor, file: Path) -> str:
+    """Say what is wrong with the classes in a file; empty for nothing."""
     try:
-        return difference(net, read(file, net), [x]) <= TOLERANCE
-    except Exception:  # whatever code that was read wrongly raises
-        return False
+        other = read(file, net)
+        if not difference(net, other, [x]) <= TOLERANCE:
+            return "they compute something else"
+        if _reached(net, x) != _reached(other, x):
+            return "they would train other weights"
+    except Exception as error:  # whatever code that was read wrongly raises
+        return f"they don't run: {reason_of(error)}"
+    return ""
 
 
-def read(file: Path, net: nn.Module) -> Callable[[Tensor], Tensor]:
+def _reached(net: nn.Module, x: Tensor) -> set[str]:
+    """The parameters that a gradient reaches."""
+    outputs = net(x)
+    trained = {name: parameter for name, parameter in net.named_parameters() if parameter.requires_grad}
+    if not outputs.requires_grad:
+        return set()
+    gradients = torch.autograd.grad(outputs.sum(), [*trained.values()], allow_unused=True)
+    return {name for name, gradient in zip(trained, gradients, strict=True) if gradient is not None}
+
+
+def read(file: Path, net: nn.Module) -> nn.Module:
     """Run the file that was written.
 
     Args:
@@ -101,16 +133,16 @@ def read(file: Path, net: nn.Module) -> Callable[[Tensor], Tensor]:
     Returns:
         What its network computes.
     """
-    loaded: Callable[[Tensor], Tensor] = runpy.run_path(str(file))["load"]()
+    loaded: nn.Module = runpy.run_path(str(file))["load"]()
     return loaded
 
 
 def _write(file: Path, text: Sequence[str], tensors: Mapping[str, Tensor]) -> None:
-    torch.save({name: tensor.detach().clone() for name, tensor in tensors.items()}, file.with_suffix(".pt"))
+    write_tensors({name: tensor.detach().clone() for name, tensor in tensors.items()}, file.with_suffix(".pt"))
     file.write_text("\n".join(text) + "\n", encoding="utf-8")
 
 
-def _text(made: Source, written: Sequence[str], modes: str, card: Card) -> list[str]:
+def _text(made: Source, written: Sequence[str], modes: str, card: Card, frozen: Sequence[str] = ()) -> list[str]:
     """The lines of a file.
 
     Args:
@@ -118,12 +150,14 @@ def _text(made: Source, written: Sequence[str], modes: str, card: Card) -> list[
         written: The lines of its classes.
         modes: What is true of train and eval mode.
         card: What is known of the network.
+        frozen: Names of the parameters that are not trained.
 
     Returns:
         The lines.
     """
     used = "\n".join([*written, *lines(made, 4)])
-    names = Call("", tuple(map(literal, card.classes)))
+    names, untrained = (Call("", tuple(map(literal, some))) for some in (card.classes, frozen))
+    built = "\n".join(lines(made, 4, "net = " if frozen else "return "))
     return [
         *_docstring(card, modes),
         "",
@@ -134,8 +168,9 @@ def _text(made: Source, written: Sequence[str], modes: str, card: Card) -> list[
         *(["import torch.nn.functional as F"] if re.search(r"\bF\.", used) else []),
         "from torch import nn",
         *(["", *lines(names, 0, "CLASSES = ")] if card.classes else []),
+        *(["", *lines(untrained, 0, "FROZEN = ")] if frozen else []),
         *written,
-        *_LOADING.format(made="\n".join(lines(made, 4, "return "))).rstrip().splitlines(),
+        *_LOADING.format(built=built + (_FREEZING if frozen else "")).rstrip().splitlines(),
     ]
 
 

@@ -1,5 +1,6 @@
 """`NAME.pt2`: the graph and the weights, as `torch.export` saves them, for any number of rows."""
 
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ from torch.export import Dim, ExportedProgram
 
 from outgrow.errors import InputError
 from outgrow.export.card import Card
-from outgrow.export.silence import silence
+from outgrow.export.silence import reason_of, silence
 
 CARD = "outgrow.json"
 """The name of the extra file with the card."""
@@ -33,7 +34,7 @@ def exported(net: nn.Module, x: Tensor) -> ExportedProgram:
         with silence():
             program = torch.export.export(net, (x,), dynamic_shapes=({0: Dim("batch")},), strict=False)
     except Exception as error:  # whatever torch.export or the user's code raises
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        reason = reason_of(error)
         if "specialized it to be a constant" in str(error):
             reason = "its code makes a constant of it; write x.shape[0] in place of len(x)"
         raise InputError(f"torch.export can't write this network for any number of rows: {reason}") from error
@@ -54,7 +55,9 @@ def write(net: nn.Module, card: Card, x: Tensor, file: Path) -> None:
     Raises:
         InputError: `torch.export` can't follow the network.
     """
-    torch.export.save(exported(net, x), file, extra_files={CARD: json.dumps(card.to_json())})
+    written = io.BytesIO()  # to a full disk torch's own writing ends the process
+    torch.export.save(exported(net, x), written, extra_files={CARD: json.dumps(card.to_json())})
+    file.write_bytes(written.getbuffer())
 
 
 def read(file: Path, net: nn.Module) -> Callable[[Tensor], Tensor]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from outgrow.errors import InputError
-from outgrow.factory import imported
+from outgrow.factory import first_line, imported
 from outgrow.models.seed_network import SeedNetwork, units_of
 from outgrow.stored import Stored
 
@@ -77,7 +77,7 @@ class ImportedSeed(SeedNetwork):
         except Exception as error:  # whatever the user's code does
             raise InputError(
                 f"{self.model}: expected a function or class to call with nothing, or with inputs={self.inputs} and "
-                f"outputs={self.outputs}; it raised {type(error).__name__}: {_first_line(error)}"
+                f"outputs={self.outputs}; it raised {type(error).__name__}: {first_line(error)}"
             ) from error
         if not isinstance(made, nn.Module):
             raise InputError(f"{self.model}: expected it to return a torch.nn.Module, got {type(made).__name__}")
@@ -180,7 +180,7 @@ def _demand_outputs(seed: ImportedSeed, core: nn.Module) -> None:
     except Exception as error:  # whatever the user's code does
         raise InputError(
             f"{seed.model}: expected a network that reads {list(x.shape)}, [examples, *inputs]; it raised "
-            f"{type(error).__name__}: {_first_line(error)}"
+            f"{type(error).__name__}: {first_line(error)}"
         ) from error
     shape = list(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
     if shape != [2, seed.outputs]:
@@ -211,7 +211,3 @@ def _changes(before: dict[str, tuple[int, ...]], now: dict[str, tuple[int, ...]]
 
 def _written(shape: tuple[int, ...] | None) -> str:
     return "absent" if shape is None else str(list(shape))
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), "no message")

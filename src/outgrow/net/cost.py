@@ -1,7 +1,7 @@
 """What a network costs: parameters, and floating-point operations counted on the meta device."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -116,14 +116,22 @@ def flops_by_weight(model: nn.Module, example: Example) -> dict[str, int]:
         ghost = duplicate(model).eval()
         with unfused():
             counter = _counted(ghost, example)
-    by_module = {name.partition(".")[2]: sum(ops.values()) for name, ops in counter.get_flop_counts().items()}
+    by_module = {name.partition(".")[2]: int(sum(ops.values())) for name, ops in counter.get_flop_counts().items()}
     names = {id(parameter): name for name, parameter in ghost.named_parameters()}
     layers: dict[str, int] = {}
-    for path, module in ghost.named_modules(remove_duplicate=False):  # a shared layer is counted at one of its paths
-        if isinstance(module, (nn.Linear, nn.modules.conv._ConvNd)):
-            name = names.get(id(module.weight), f"{path}.weight")
-            layers[name] = layers.get(name, 0) + int(by_module.get(path, 0))
+    kinds = (nn.Linear, nn.modules.conv._ConvNd)
+    found = {path: m for path, m in ghost.named_modules(remove_duplicate=False) if isinstance(m, kinds)}
+    for path, module in found.items():  # a shared layer is counted at one of its paths
+        name = names.get(id(module.weight), f"{path}.weight")
+        layers[name] = layers.get(name, 0) + by_module.get(path, 0) - _within(path, found, by_module)
     return {**layers, "": int(counter.get_total_flops()) - sum(layers.values())}
+
+
+def _within(path: str, layers: Iterable[str], counts: Mapping[str, int]) -> int:
+    """What the layers that a layer is made of spend, each without those around it (an adapter on a linear layer)."""
+    around = f"{path}." if path else ""
+    inner = [each for each in layers if each.startswith(around) and each != path]
+    return sum(counts.get(each, 0) for each in inner if not any(each.startswith(f"{other}.") for other in inner))
 
 
 def _ghost(model: nn.Module) -> nn.Module:

@@ -10,6 +10,7 @@ from outgrow.errors import GrowthError, InputError
 from outgrow.models import SeedNetwork
 from outgrow.net.carry import adopt_shapes_
 from outgrow.net.deepen import deepen_
+from outgrow.net.preserve import frozen_state
 from outgrow.net.setting import Setting
 from outgrow.net.surgery import tensors_of
 from outgrow.stored import shown
@@ -20,7 +21,7 @@ SHOWN = 4  # differences that an error tells
 def restored(
     seed: SeedNetwork, blocks: Sequence[str], tensors: Mapping[str, Tensor], settings: Sequence[Setting]
 ) -> nn.Module:
-    """Build a saved network; torch's random state stays as it is.
+    """Build a saved network on the CPU, whatever torch's default device is; its random state stays as it is.
 
     Args:
         seed: The seed network that it grew from.
@@ -34,7 +35,7 @@ def restored(
     Raises:
         InputError: The seed network is another one, or the tensors or settings do not fit it.
     """
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         net, example = _built(seed)
         for place in blocks:
             try:
@@ -100,7 +101,8 @@ def _set_(net: nn.Module, setting: Setting) -> None:
 def _demand_answer(net: nn.Module, example: Tensor, outputs: int) -> None:
     """Check that all parts of a network fit together."""
     try:
-        shape = list(net(example).shape)
+        with frozen_state(net):
+            shape = list(net(example).shape)
     except Exception as error:  # whatever the modules raise
         raise InputError(f"it does not run on an example of shape {list(example.shape[1:])}: {error}") from error
     if shape != [1, outputs]:
