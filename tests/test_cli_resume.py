@@ -138,6 +138,68 @@ def test_a_run_that_diverged_or_lost_its_states_can_not_go_on(here, finished, ca
     assert "config.json is damaged" in err
 
 
+def hit(journal: Path, damage: str) -> None:
+    """Damage a journal."""
+    first, *rest = journal.read_bytes().splitlines(keepends=True)
+    texts = {
+        "emptied": b"",
+        "cut after its start": first,
+        "damaged in its first line": b"x" + journal.read_bytes(),
+        "damaged in its last line": b"".join([first, *rest[:-1], b"[1]\n"]),
+    }
+    if damage == "removed":
+        journal.unlink()
+    else:
+        journal.write_bytes(texts[damage])
+
+
+LOST = {
+    "removed": "journal.jsonl: no such file",
+    "emptied": "journal.jsonl: no whole record in it",
+    "cut after its start": "no state of the run is whole",
+    "damaged in its first line": "journal.jsonl, line 1: expected an object, received b'x",
+    "damaged in its last line": "expected an object, received b'[1]",
+}
+
+
+@pytest.mark.parametrize("command", ["grow", "compare", "finish"])
+@pytest.mark.parametrize("damage", LOST)
+def test_a_finished_run_outlives_the_damage_of_its_journal(here, finished, capsys, command, damage):
+    shutil.copytree(finished, "run")
+    hit(here / "run" / "journal.jsonl", damage)
+    before = {file: file.read_bytes() for file in sorted(Path("run").rglob("*")) if file.is_file()}
+    words = {"grow": [*WORDS, "--resume"], "compare": ["compare", *WORDS[1:]], "finish": ["finish", "run"]}
+    assert main(words[command]) == 2
+    error = capsys.readouterr().err
+    message = "its journal tells of no end" if (command, damage) == ("finish", "cut after its start") else LOST[damage]
+    assert message in error
+    assert "--resume" not in error
+    assert len(error.splitlines()) == 1
+    assert before == {file: file.read_bytes() for file in sorted(Path("run").rglob("*")) if file.is_file()}
+
+
+def test_sizes_without_a_journal_are_no_folder_to_start_in(here, finished, capsys):
+    shutil.copytree(finished, "run")
+    (here / "run" / "journal.jsonl").write_text("")
+    (here / "run" / "family.json").unlink()
+    code, _, err = said(capsys, "--resume")
+    assert code == 2
+    assert "journal.jsonl: no whole record in it" in err
+    assert list((here / "run" / "sizes").iterdir())
+
+
+def test_blank_lines_of_a_journal_are_passed_over(here, finished, capsys):
+    shutil.copytree(finished, "run")
+    journal = here / "run" / "journal.jsonl"
+    first, *rest = journal.read_text().splitlines(keepends=True)
+    journal.write_text("".join(["\n", first, "  \n", *rest]))
+    code, _, err = said(capsys, "--resume")
+    assert code == 0
+    assert "the run in run is finished" in err
+    assert main(["finish", "run"]) == 0
+    assert main(["report", "run"]) == 0
+
+
 def test_ctrl_c_tells_of_resuming_and_the_run_goes_on(here, finished, capsys, monkeypatch):
     original = Trainer._epoch_record
 

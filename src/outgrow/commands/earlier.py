@@ -24,7 +24,7 @@ def is_there(folder: RunFolder) -> bool:
     """Whether a folder holds a run that has begun: its journal is made first, and may be empty yet."""
     journal = folder.path / "journal.jsonl"
     begun = journal.is_file() and journal.stat().st_size > 0
-    return begun or any((folder.path / name).exists() for name in ("family.json", FOLDER))
+    return begun or _has_sizes(folder) or (folder.path / FOLDER).exists()
 
 
 def is_finished(folder: RunFolder) -> bool:
@@ -68,6 +68,24 @@ def demand_same(folder: RunFolder, config: Mapping[str, Any], defaults: Mapping[
         )
 
 
+def demand_journal(folder: RunFolder) -> None:
+    """Check that the journal of a run tells how far it is.
+
+    Args:
+        folder: The run folder.
+
+    Raises:
+        InputError: It is missing, empty or damaged.
+    """
+    journal = folder.path / "journal.jsonl"
+    lacks = f"{journal}: {'no whole record in it' if journal.exists() else 'no such file'}"
+    if wrong := folder.damage() or ("" if folder.records() else lacks):
+        raise InputError(
+            f"{wrong}; so nothing tells how far the run is: put its journal back, or start anew by outgrow grow "
+            f"--overwrite, which removes its sizes"
+        )
+
+
 def last_state(folder: RunFolder, device: str) -> Checkpoint | None:
     """Return the last whole state of a run; say which files are damaged, and what may change its last bits.
 
@@ -83,8 +101,10 @@ def last_state(folder: RunFolder, device: str) -> Checkpoint | None:
     """
     checkpoint, wrong = Checkpoints(folder).newest()
     if checkpoint is None:
-        if not wrong and all(record.get("record") == "start" for record in folder.records()):
+        only_start = all(record.get("record") == "start" for record in folder.records())
+        if only_start and not (wrong or folder.damage() or _has_sizes(folder)):
             return None
+        demand_journal(folder)
         why = "; ".join(dict.fromkeys(wrong)) or f"{folder.path / FOLDER} holds none"
         raise InputError(f"no state of the run is whole ({why}): start anew with --overwrite")
     for line in wrong:
@@ -98,6 +118,10 @@ def last_state(folder: RunFolder, device: str) -> Checkpoint | None:
     if changed := list(_changes(told, of_machine(device))):
         _say(f"{'; '.join(changed)}: the end may differ in the last bits from that of a run without a stop")
     return checkpoint
+
+
+def _has_sizes(folder: RunFolder) -> bool:
+    return (folder.path / "family.json").exists() or any(folder.path.glob("sizes/*"))
 
 
 def _other_options(then: Mapping[str, Any], now: Mapping[str, Any], defaults: Mapping[str, Any]) -> Iterator[str]:

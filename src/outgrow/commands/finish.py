@@ -18,6 +18,7 @@ from outgrow.show.run import read_run
 from outgrow.show.waiting import waiting
 from outgrow.stored import Stored
 from outgrow.train.branch import Branches
+from outgrow.train.checkpoints import FOLDER
 from outgrow.train.comparison import renew
 from outgrow.train.family import Family
 from outgrow.train.finish import Finishing, spaced, wanted
@@ -47,8 +48,12 @@ def finish(options: "Finish") -> int:
     config = Stored(Family(options.run).config, str(folder.path / "config.json"))
     asked, how = sizes_of(options.sizes), Finishing(options.length, options.distil)
     grown = _options_of(config, options)
+    earlier.demand_journal(folder)
     if not earlier.is_finished(folder):
-        raise InputError(f"the run in {folder.path} is not finished: go on with it by outgrow grow --resume first")
+        go_on = "go on with it by outgrow grow --resume first"
+        if not (folder.path / FOLDER).exists():
+            go_on = "its journal tells of no end, and no state is left to go on from; put its whole journal back"
+        raise InputError(f"the run in {folder.path} is not finished: {go_on}")
     with waiting(f"reading {grown.data}"):
         dataset = dataset_of(grown)
     if digest(dataset) != config.within("data").text("sha256"):

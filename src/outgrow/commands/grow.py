@@ -113,6 +113,7 @@ def _is_finished(
     if options.resume and earlier.is_there(folder):
         earlier.demand_same(folder, config, _defaults(options))
         if earlier.is_finished(folder):
+            earlier.demand_journal(folder)
             print(f"outgrow: the run in {folder.path} is finished", file=sys.stderr)
             console.recall(read_run(folder.path).records)
             Checkpoints(folder).clear()  # where it was killed between its end and that

@@ -152,7 +152,7 @@ def read_journal(file: Path) -> list[Record]:
         where = f"{file}, line {number}"
         try:
             record = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             if number == numbered[-1][0]:
                 break
             raise InputError(f"{where}: expected a JSON object, got {line[:40]!r}") from error
@@ -168,7 +168,7 @@ def _read_object(file: Path) -> dict[str, Any] | None:
         return None
     try:
         found = json.loads(file.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{file}: expected a JSON object, but it is damaged ({error})") from error
     if not isinstance(found, dict):
         raise InputError(f"{file}: expected a JSON object, got {type(found).__name__}")

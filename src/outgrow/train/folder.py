@@ -186,14 +186,29 @@ class RunFolder:
 
     def records(self) -> list[dict[str, Any]]:
         """Return the records of the journal up to the first that is damaged or half written; none without a journal."""
-        journal, records = self.path / "journal.jsonl", []
-        for line in journal.read_bytes().splitlines() if journal.is_file() else ():
+        return self._journal()[0]
+
+    def damage(self) -> str:
+        """Say which line of the journal is damaged; empty if none is, but for a last one that was half written."""
+        return self._journal()[1]
+
+    def _journal(self) -> tuple[list[dict[str, Any]], str]:
+        """The records up to the first line that is none, and what is wrong with that line unless a stop cut it off."""
+        journal = self.path / "journal.jsonl"
+        records: list[dict[str, Any]] = []
+        written = self._read("journal.jsonl") if journal.exists() else b""
+        for number, line in enumerate(written.splitlines(keepends=True), 1):
+            if not line.strip():
+                continue
             try:
                 record = json.loads(line)
-            except ValueError:
-                break
-            records.append(record if isinstance(record, dict) else {})
-        return records
+            except (ValueError, RecursionError):
+                record = None
+            if not isinstance(record, dict):
+                wrong = f"{journal}, line {number}: expected an object, received {shown(line)}"
+                return records, wrong if line.endswith(b"\n") else ""
+            records.append(record)
+        return records, ""
 
     def mend_journal(self) -> None:
         """Cut off a last line of the journal that was only half written, so that others can follow."""
