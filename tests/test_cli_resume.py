@@ -223,6 +223,24 @@ def test_ctrl_c_tells_of_resuming_and_the_run_goes_on(here, finished, capsys, mo
     assert left(here / "run") == left(finished)
 
 
+@pytest.mark.parametrize(
+    ("words", "again"),
+    [
+        (["grow"], "the same command with --resume goes on"),
+        (["grow", "--overwrite"], "the same command with --resume in place of --overwrite goes on"),
+        (["compare"], "the same command goes on"),
+        (["compare", "--overwrite"], "the same command without --overwrite goes on"),
+    ],
+)
+def test_ctrl_c_before_anything_is_written_is_an_interruption_too(here, capsys, monkeypatch, words, again):
+    def interrupted(self):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Trainer, "_start", interrupted)
+    assert main([words[0], *WORDS[1:], *words[1:]]) == 130
+    assert capsys.readouterr().err == f"outgrow: interrupted; what was saved before is whole; {again}\n"
+
+
 def test_one_process_at_a_time_writes_to_a_folder(here, capsys):
     with locked(here / "run"):
         code, _, err = said(capsys, "--resume")

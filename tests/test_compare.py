@@ -195,6 +195,19 @@ def test_a_stop_keeps_what_is_done_and_the_same_command_does_the_rest(here, trai
         assert {**before, "seconds": 0, "joules": 0} == {**after, "seconds": 0, "joules": 0}
 
 
+def test_a_stop_of_a_run_that_replaced_another_goes_on_without_that_option(here, capsys, monkeypatch):
+    def stopping(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "train_alone", stopping)
+    assert main([*WORDS, "--overwrite"]) == 130
+    assert "run/compare.json, the same command without --overwrite does the rest; report: " in capsys.readouterr().err
+    family = Path("run/family.json").read_bytes()
+    assert main(WORDS) == 130
+    assert "run/compare.json, the same command does the rest; report: " in capsys.readouterr().err
+    assert Path("run/family.json").read_bytes() == family
+
+
 def test_a_loss_that_diverges_is_told(here, monkeypatch, capsys):
     (here / "run" / "compare.json").unlink()
 

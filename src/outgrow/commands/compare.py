@@ -1,7 +1,6 @@
 """`outgrow compare`: the family of a run beside its sizes trained by themselves, and beside uniform widths."""
 
 import math
-import sys
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from outgrow import data
 from outgrow.commands.earlier import is_there
 from outgrow.commands.given import dataset_of, device_of
 from outgrow.commands.grow import grow
+from outgrow.commands.stop import tell_stop
 from outgrow.commands.together import demand_one_process
 from outgrow.errors import InputError
 from outgrow.models import SeedNetwork, seed_from_json
@@ -52,10 +52,11 @@ def compare(options: "Compare") -> int:
     _demand_sense(options)
     dataset = dataset_of(options)
     out = options.out if options.out is not None else Path("runs") / dataset.name
-    if code := grow(_growing(options, out)):
+    again = f"the same command {'without --overwrite ' if options.overwrite else ''}"
+    if code := grow(_growing(options, out), f"{again}goes on"):
         return code
     with locked(out):
-        return _Comparing(options, dataset, out).run()
+        return _Comparing(options, dataset, out).run(f"{again}does the rest")
 
 
 class _Comparing:
@@ -84,8 +85,15 @@ class _Comparing:
         steps = max(len(dataset.train) // self._recipe.batch_size, 1)
         self._show = Trainings(steps, self._recipe.epochs, took["seconds"], self._family.metric)
 
-    def run(self) -> int:
-        """Do what is not done yet, and show all of it; return the exit code."""
+    def run(self, again: str) -> int:
+        """Do what is not done yet, and show all of it.
+
+        Args:
+            again: What to do after a stop.
+
+        Returns:
+            The exit code.
+        """
         told, out = self._told, self._folder.path
         told.write(self._folder)
         count = len(told.trainings) + len(told.anchors)
@@ -96,14 +104,10 @@ class _Comparing:
                 for name in told.anchors:
                     self._train(self._widened(name), count)
         except DivergedError as error:
-            print(f"outgrow: {error}; {self._progress(count)}; report: {write_report(out)}", file=sys.stderr)
+            tell_stop(str(error), self._progress(count), out)
             return 1
         except KeyboardInterrupt:
-            print(
-                f"outgrow: interrupted; {self._progress(count)}, the same command does the rest; "
-                f"report: {write_report(out)}",
-                file=sys.stderr,
-            )
+            tell_stop("interrupted", f"{self._progress(count)}, {again}", out)
             return 130
         sizes = {entry["name"]: entry for entry in self._folder.read_json("family.json")["sizes"]}
         show(told.to_json(), sizes, told.metric, screen())

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from outgrow.commands import earlier
 from outgrow.commands.given import dataset_of, device_of, sizes_of
+from outgrow.commands.stop import tell_stop
 from outgrow.commands.together import demand_one_process
 from outgrow.data.digest import digest
 from outgrow.errors import InputError
@@ -98,8 +99,7 @@ def finished(
         with console:
             family = branches.run(names, between)
     except KeyboardInterrupt:
-        told = f"sizes that are finished are saved; {again}"
-        print(f"outgrow: interrupted; {told}; report: {write_report(folder.path)}", file=sys.stderr)
+        tell_stop("interrupted", f"sizes that are finished are saved; {again}", folder.path)
         return 130
     renew(folder, family["total"])
     console.finish(family, write_report(folder.path))

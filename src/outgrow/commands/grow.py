@@ -13,6 +13,7 @@ from outgrow import __version__, data, models
 from outgrow.commands import earlier
 from outgrow.commands.finish import finished
 from outgrow.commands.given import dataset_of, device_of, sizes_of
+from outgrow.commands.stop import tell_stop
 from outgrow.commands.together import own_folder, together
 from outgrow.data.digest import digest
 from outgrow.errors import InputError
@@ -40,11 +41,12 @@ if TYPE_CHECKING:
     from outgrow.cli import Grow
 
 
-def grow(options: "Grow") -> int:
+def grow(options: "Grow", again: str | None = None) -> int:
     """Run `outgrow grow`.
 
     Args:
         options: What the command line said.
+        again: What to do after a stop; to say --resume, in place of --overwrite, if None.
 
     Returns:
         The exit code: 0, or 1 where the loss diverged.
@@ -55,11 +57,12 @@ def grow(options: "Grow") -> int:
     if options.resume and options.overwrite:
         raise InputError("--resume and --overwrite: expected one of them, to go on with a run or to replace it")
     device = device_of(options.device)
+    with_resume = f"with --resume{' in place of --overwrite' if options.overwrite else ''}"
     with together(device):
-        return _grow(options, device)
+        return _grow(options, device, again or f"the same command {with_resume} goes on")
 
 
-def _grow(options: "Grow", device: str) -> int:
+def _grow(options: "Grow", device: str, again: str) -> int:
     """Run the command in one of its processes."""
     sizes, how = sizes_of(options.sizes), _quality(options)
     budget, policy = _budget(options), _policy(options)
@@ -96,14 +99,15 @@ def _grow(options: "Grow", device: str) -> int:
             raise InputError(f"--sizes: policy {options.policy} chooses sizes of its own; leave one of them out")
         config = _config(options, dataset, network, trainer)
         with locked(out):
-            if not _is_finished(trainer, folder, console, config, options) and (code := _ran(trainer, folder, console)):
+            grown = _is_finished(trainer, folder, console, config, options)
+            if not grown and (code := _ran(trainer, folder, console, again)):
                 return code
             if how is None:
                 console.finish(folder.read_json("family.json"), write_report(out))
                 return 0
             branches = Branches(dataset, network, recipe, folder, how, limit=limit, **run)
             names = wanted(branches.sizes, sizes) if sizes else spaced(branches.sizes)
-            return finished(branches, names, folder, console, "the same command with --resume goes on")
+            return finished(branches, names, folder, console, again)
 
 
 def _is_finished(
@@ -129,19 +133,17 @@ def _is_finished(
     return False
 
 
-def _ran(trainer: Trainer, folder: RunFolder, console: Console) -> int:
+def _ran(trainer: Trainer, folder: RunFolder, console: Console, again: str) -> int:
     """Train to the end; say how it ended if that is not well, and return the exit code."""
-    out = folder.path
     try:
         with console:
             trainer.run()
     except DivergedError as error:
         kept = "the last good size is saved" if folder.read_json("family.json")["sizes"] else "no size was saved"
-        print(f"outgrow: {error}; {kept}; report: {write_report(out)}", file=sys.stderr)
+        tell_stop(str(error), kept, folder.path)
         return 1
     except KeyboardInterrupt:
-        told = "what was saved before is whole; the same command with --resume goes on"
-        print(f"outgrow: interrupted; {told}; report: {write_report(out)}", file=sys.stderr)
+        tell_stop("interrupted", f"what was saved before is whole; {again}", folder.path)
         return 130
     return 0
 
