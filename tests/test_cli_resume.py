@@ -91,7 +91,7 @@ def test_a_run_that_has_not_begun_is_started(here, finished, capsys, leftover):
     ("words", "message"),
     [
         (["--overwrite"], "--resume and --overwrite: expected one of them"),
-        (["--rate", "0.1"], "--resume: --rate was not given and is 0.1 now: go on with what"),
+        (["--rate", "0.1"], "outgrow: --rate was not given and is 0.1 now: go on with what"),
         (["--epochs", "9", "--seed", "4"], "--epochs was 4 and is 9 now; --seed was 0 and is 4 now: go on"),
     ],
 )

@@ -63,7 +63,7 @@ def demand_same(folder: RunFolder, config: Mapping[str, Any], defaults: Mapping[
     then, now = folder.read_json("config.json"), json.loads(json.dumps(finite(config)))
     if found := list(_other_options(then, now, finite(defaults))) or list(_other_consequences(then, now)):
         raise InputError(
-            f"--resume: {'; '.join(found)}: go on with what the run in {folder.path} was started with, or start anew "
+            f"{'; '.join(found)}: go on with what the run in {folder.path} was started with, or start anew "
             f"with --overwrite"
         )
 
