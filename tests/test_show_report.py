@@ -1,8 +1,11 @@
 """The report: one page that holds everything, escapes everything, and reads its numbers back."""
 
+import errno
 import json
 import math
+import os
 import re
+from pathlib import Path
 
 import pytest
 
@@ -320,3 +323,15 @@ def test_a_report_that_cant_be_written_leaves_nothing_behind(make):
     with pytest.raises(InputError, match="can't be written"):
         write_report(run)
     assert not list(run.glob("*.part"))
+
+
+def test_a_disk_that_can_only_be_read_is_told(make, monkeypatch):
+    run, _, _ = make(list(story()))
+
+    def refuse(*arguments, **options):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    for operation in ("write_text", "unlink"):
+        monkeypatch.setattr(Path, operation, refuse)
+    with pytest.raises(InputError, match=r"report.html: can't be written \(Read-only file system\)"):
+        write_report(run)

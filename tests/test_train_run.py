@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -192,6 +193,16 @@ def test_a_full_disk_while_saving_leaves_the_previous_sizes_whole(tmp_path, monk
     assert "\n" not in str(caught.value)
     assert [file.name for file in (tmp_path / "sizes").iterdir()] == ["1.safetensors"]
     assert folder.read_tensors("sizes/1.safetensors")["w"].tolist() == [0, 1, 2]
+
+
+def test_a_disk_that_can_only_be_read_is_told(tmp_path, monkeypatch):
+    def refuse(*arguments, **options):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.raises(InputError, match=r"can't write .*family.json: Read-only file system; what was saved"):
+        RunFolder(tmp_path).write_json("family.json", {})
 
 
 def test_a_budget_below_the_seed_is_refused(tmp_path):

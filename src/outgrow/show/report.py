@@ -2,6 +2,7 @@
 
 import json
 import math
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,8 @@ def write_report(run: Path) -> Path:
         aside.write_text(page, encoding="utf-8")
         aside.replace(target)
     except OSError as error:
-        aside.unlink(missing_ok=True)
+        with suppress(OSError):  # where nothing can be written, nothing can be removed
+            aside.unlink(missing_ok=True)
         raise InputError(
             f"{target}: can't be written ({error.strerror}); is there space, and may you write there?"
         ) from error

@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, NoReturn
 
@@ -227,7 +228,8 @@ class RunFolder:
                 os.fsync(handle.fileno())
             aside.replace(file)
         except OSError as error:
-            aside.unlink(missing_ok=True)
+            with suppress(OSError):  # where nothing can be written, nothing can be removed
+                aside.unlink(missing_ok=True)
             raise InputError(
                 f"can't write {file}: {error.strerror or error}; what was saved before is whole"
             ) from error
