@@ -1,6 +1,7 @@
 """What a run shows while it goes on: plain lines in a pipe, a board on a terminal."""
 
 import io
+import json
 import re
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import time
 
 import pytest
 
+from outgrow.cli import main
 from outgrow.show.console import Console
 from outgrow.show.record import of_kind
 from outgrow.show.waiting import waiting
@@ -210,6 +212,16 @@ def test_an_error_in_the_run_passes_and_leaves_the_terminal_whole():
     with pytest.raises(RuntimeError, match="the loss is NaN"):
         run()
     assert file.getvalue().rindex("\x1b[?25h") > file.getvalue().rindex("\x1b[?25l")  # the cursor is shown again
+
+
+def test_a_path_is_printed_with_the_letters_that_the_output_has(tmp_path, monkeypatch):
+    run, out = tmp_path / "größe", io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    run.mkdir()
+    (run / "journal.jsonl").write_text("".join(json.dumps(record) + "\n" for record in story()))
+    monkeypatch.setattr(sys, "stdout", out)
+    assert main(["report", str(run)]) == 0
+    out.seek(0)
+    assert out.read().endswith("gr??e/report.html\n")
 
 
 def test_an_output_that_knows_few_letters_gets_question_marks():

@@ -325,6 +325,13 @@ def test_a_report_that_cant_be_written_leaves_nothing_behind(make):
     assert not list(run.glob("*.part"))
 
 
+def test_a_folder_whose_name_is_no_text_gets_a_report_too(tmp_path):
+    run = tmp_path / os.fsdecode(b"run\xff")
+    run.mkdir()
+    (run / "journal.jsonl").write_text("".join(json.dumps(record) + "\n" for record in story()))
+    assert r"run\udcff" in write_report(run).read_text(encoding="utf-8")
+
+
 def test_a_disk_that_can_only_be_read_is_told(make, monkeypatch):
     run, _, _ = make(list(story()))
 

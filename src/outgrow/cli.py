@@ -115,9 +115,10 @@ class Report:
 
     def __call__(self) -> int:
         """Run the command; return the exit code."""
+        from outgrow.show.letters import say
         from outgrow.show.report import write_report
 
-        print(write_report(self.run))
+        say(str(write_report(self.run)))
         return 0
 
 

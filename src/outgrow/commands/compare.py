@@ -15,6 +15,7 @@ from outgrow.commands.together import demand_one_process
 from outgrow.errors import InputError
 from outgrow.models import SeedNetwork, seed_from_json
 from outgrow.show.comparison import show
+from outgrow.show.letters import say
 from outgrow.show.report import write_report
 from outgrow.show.run import read_run
 from outgrow.show.trainings import Trainings, screen
@@ -112,8 +113,8 @@ class _Comparing:
         sizes = {entry["name"]: entry for entry in self._folder.read_json("family.json")["sizes"]}
         show(told.to_json(), sizes, told.metric, screen())
         if not told.anchors:
-            print(f"nothing of {self._seed.model} can be widened, so no uniform widths were trained")
-        print(f"\nrun     {out.as_posix()}\nreport  {write_report(out).as_posix()}")
+            say(f"nothing of {self._seed.model} can be widened, so no uniform widths were trained")
+        say(f"\nrun     {out.as_posix()}\nreport  {write_report(out).as_posix()}")
         return 0
 
     def _train(self, training: Training, count: int) -> None:

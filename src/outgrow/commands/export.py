@@ -8,6 +8,7 @@ from outgrow.export import formats
 from outgrow.export.batches import batches_of
 from outgrow.export.card import Card
 from outgrow.export.formats import Format, format_of
+from outgrow.show.letters import say
 from outgrow.train.family import Family
 from outgrow.train.size import Size
 from outgrow.values import count, seconds
@@ -39,9 +40,9 @@ def export(options: "Export") -> int:
     if done.difference is not None:
         agreement = f"outputs agree to {done.difference:.0e}" if done.difference else "outputs agree exactly"
     for written, size_in_bytes in done.files.items():
-        print(f"{written}  {size_in_bytes:,} bytes, {size.params:,} parameters, {agreement}")
+        say(f"{written}  {size_in_bytes:,} bytes, {size.params:,} parameters, {agreement}")
     if done.lost:
-        print(done.lost)
+        say(done.lost)
     return 0
 
 

@@ -8,6 +8,7 @@ from rich.console import Console as Screen
 from rich.table import Table
 
 from outgrow.show import quantity
+from outgrow.show.letters import held
 from outgrow.show.record import higher_is_better
 
 Entry = Mapping[str, Any]
@@ -34,9 +35,9 @@ def show(told: Mapping[str, Any], sizes: Mapping[str, Entry], metric: str, scree
         with screen.capture() as text:
             screen.print(table)
         for line in filter(str.strip, text.get().splitlines()):
-            screen.out(line, highlight=False)
+            screen.out(held(line, screen.file), highlight=False)
     if joules := told["family"].get("joules"):
-        screen.print(f"\nenergy of the family {joules['how']}", soft_wrap=True)
+        screen.print(held(f"\nenergy of the family {joules['how']}", screen.file), soft_wrap=True)
 
 
 def tables(

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from outgrow.show import quantity
 from outgrow.show.board import Board, growth_row
+from outgrow.show.letters import held
 from outgrow.show.lines import lines
 from outgrow.show.pace import Pace
 from outgrow.show.record import Record, kind, metric_name
@@ -131,7 +132,7 @@ class Console:
             self._screen.print(_family_table(family, self._terminal))
         for line in table.get().splitlines():
             if line.strip():
-                self._screen.out(line, highlight=False)
+                self._screen.out(held(line, self._file), highlight=False)
         total = family.get("total") or {}
         if (seconds := total.get("seconds")) is not None:
             checks = total.get("check_seconds")
@@ -163,8 +164,7 @@ class Console:
                 self._screen.print(Text(line, style="dim" if kind(record) == "event" else ""))
 
     def _write(self, line: str) -> None:
-        encoding = self._screen.encoding
-        self._screen.print(Text(line.encode(encoding, "replace").decode(encoding)), soft_wrap=True)
+        self._screen.print(Text(held(line, self._file)), soft_wrap=True)
         self._file.flush()
 
 

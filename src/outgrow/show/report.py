@@ -37,7 +37,7 @@ def write_report(run: Path) -> Path:
     page = render(read_run(Path(run)))
     target, aside = Path(run) / "report.html", Path(run) / "report.html.part"
     try:
-        aside.write_text(page, encoding="utf-8")
+        aside.write_text(page, encoding="utf-8", errors="backslashreplace")  # names of files may be no text
         aside.replace(target)
     except OSError as error:
         with suppress(OSError):  # where nothing can be written, nothing can be removed

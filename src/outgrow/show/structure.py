@@ -10,6 +10,8 @@ from rich.console import Console as Screen
 from rich.table import Table
 from rich.text import Text
 
+from outgrow.show.letters import held
+
 
 def print_structure(
     title: str, axes: Sequence[Mapping[str, Any]], places: Sequence[Mapping[str, Any]], file: TextIO | None = None
@@ -25,7 +27,13 @@ def print_structure(
     out = file or sys.stdout
     terminal = out.isatty()
     width = shutil.get_terminal_size((120, 40)).columns if terminal else 120
-    screen = Screen(file=out, width=width, markup=False, highlight=False, emoji=False)
+    screen = Screen(file=out, force_terminal=terminal, width=width, markup=False, highlight=False, emoji=False)
+    with screen.capture() as text:
+        _tell(screen, title, axes, places)
+    out.write(held(text.get(), out))
+
+
+def _tell(screen: Screen, title: str, axes: Sequence[Mapping[str, Any]], places: Sequence[Mapping[str, Any]]) -> None:
     grow = [axis for axis in axes if axis["growable"]]
     open_places = [place for place in places if place["growable"]]
     screen.print(Text(title, style="bold"))

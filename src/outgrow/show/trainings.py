@@ -10,6 +10,7 @@ from rich.console import Console as Screen
 from rich.progress import BarColumn, Progress, TextColumn
 
 from outgrow.show import quantity
+from outgrow.show.letters import held
 
 REFRESH = 0.25  # seconds between two drawings of the bar
 
@@ -94,7 +95,7 @@ class Trainings:
 
     def say(self, line: str) -> None:
         """Write a line, above the bar where there is one."""
-        self._screen.print(quantity.clean(line), soft_wrap=True)
+        self._screen.print(held(quantity.clean(line), self._screen.file), soft_wrap=True)
         self._screen.file.flush()
 
     def _left(self, step: int) -> float:
