@@ -6,6 +6,7 @@ from typing import Any
 from outgrow.errors import InputError
 from outgrow.pareto import pareto as front
 from outgrow.show import quantity
+from outgrow.show.shape import misshapen
 
 KEYS = {
     "start": ("data", "task", "metric", "model", "params", "axes", "epochs", "steps"),
@@ -18,6 +19,8 @@ KEYS = {
     "branch": ("of", "params", "steps", "start", "number", "count"),
     "trained": ("size", "params", "epochs", "validation"),
     "growth": ("kind", "where", "size_after", "params"),
+    "candidate": ("kind", "where"),
+    "total": (),
 }
 """The keys without which a record of each kind can't be shown."""
 
@@ -48,14 +51,16 @@ def of_kind(records: Iterable[Record], wanted: str) -> list[Record]:
 
 
 def missing(record: Record) -> list[str]:
-    """List the keys that a record of this kind, or a growth in it, needs and does not have."""
+    """List the keys that a record of this kind, or a growth or a candidate in it, needs and does not have."""
     lacking = [key for key in KEYS.get(kind(record), ()) if key not in record]
-    growths = record.get("growths", ()) if kind(record) == "event" else ()
-    return lacking + [f"growths.{key}" for growth in growths for key in KEYS["growth"] if key not in growth]
+    for part in ("growth", "candidate") if kind(record) == "event" else ():
+        inner = record.get(f"{part}s") or ()
+        lacking += [f"{part}s.{key}" for one in inner for key in KEYS[part] if key not in one]
+    return lacking
 
 
 def require(record: Record, where: str) -> Record:
-    """Return the record, or say which keys it lacks.
+    """Return the record, or say which keys it lacks, or which value is not what its key says.
 
     Args:
         record: One object of the journal or of family.json.
@@ -65,8 +70,10 @@ def require(record: Record, where: str) -> Record:
         The same record.
 
     Raises:
-        InputError: If a key is missing that its kind needs.
+        InputError: If a key is missing that its kind needs, or a value is of another shape than its key says.
     """
+    if wrong := next(misshapen(record) if kind(record) in KEYS else iter(()), ""):
+        raise InputError(f"{where}: {wrong}")
     if lacking := missing(record):
         raise InputError(
             f"{where}: the {kind(record)} record lacks {', '.join(lacking)}; was this journal written by outgrow?"

@@ -9,6 +9,7 @@ from typing import Any
 from outgrow.errors import InputError
 from outgrow.show import quantity
 from outgrow.show.record import Record, kind, metric_name, of_kind, pareto, require
+from outgrow.show.shape import is_measures, is_object, is_objects
 
 EXPECTED = "expected a run folder as `outgrow grow` writes it, with a journal.jsonl that begins with a start record"
 
@@ -119,19 +120,42 @@ def read_run(folder: Path) -> Run:
     records = read_journal(folder / "journal.jsonl")
     if not records or kind(records[0]) != "start":
         raise InputError(f"{folder / 'journal.jsonl'}: no start record; {EXPECTED}")
-    family = _read_object(folder / "family.json")
-    if family is not None:
-        if not isinstance(family.get("sizes"), list) or not all(isinstance(size, dict) for size in family["sizes"]):
-            raise InputError(f'{folder / "family.json"}: expected a list of sizes under "sizes"')
-        for size in family["sizes"]:
-            require({"record": "size"} | size, str(folder / "family.json"))
-    config, comparison = _read_object(folder / "config.json") or {}, _read_object(folder / "compare.json")
-    for which in ("sweep", "uniform"):
-        for trained in (comparison or {}).get(which) or ():
-            if not isinstance(trained, dict):
-                raise InputError(f'{folder / "compare.json"}: expected a list of trainings under "{which}"')
-            require({"record": "trained"} | trained, str(folder / "compare.json"))
+    config = _read_object(folder / "config.json") or {}
+    family, comparison = _read_family(folder / "family.json"), _read_comparison(folder / "compare.json")
     return Run(folder.as_posix(), config, records, family, comparison)
+
+
+def _read_family(file: Path) -> dict[str, Any] | None:
+    family = _read_object(file)
+    if family is not None:
+        if not is_objects(family.get("sizes")):
+            raise InputError(f'{file}: expected a list of sizes under "sizes"')
+        for size in family["sizes"]:
+            require({"record": "size"} | size, str(file))
+        _check_total(family, "total", file)
+    return family
+
+
+def _read_comparison(file: Path) -> dict[str, Any] | None:
+    comparison = _read_object(file)
+    if comparison:
+        for which in ("sweep", "uniform"):
+            if not is_objects(comparison.get(which) or []):
+                raise InputError(f'{file}: expected a list of trainings under "{which}"')
+            for trained in comparison.get(which) or ():
+                require({"record": "trained"} | trained, str(file))
+        _check_total(comparison, "family", file)
+        if not is_measures(comparison.get("ratio") or {}):
+            raise InputError(f'{file}: expected an object of numbers under "ratio"')
+    return comparison
+
+
+def _check_total(told: Mapping[str, Any], key: str, file: Path) -> None:
+    """Check what a file tells of all that was spent, where it does."""
+    total = told.get(key) or {}
+    if not is_object(total):
+        raise InputError(f'{file}: expected an object under "{key}"')
+    require({"record": "total"} | total, str(file))
 
 
 def read_journal(file: Path) -> list[Record]:
@@ -144,10 +168,10 @@ def read_journal(file: Path) -> list[Record]:
         Its records.
 
     Raises:
-        InputError: If another line is damaged, or a record lacks what its kind needs.
+        InputError: If the file can't be read, another line is damaged, or a record lacks what its kind needs.
     """
     records: list[Record] = []
-    numbered = [(number, line) for number, line in enumerate(file.read_bytes().splitlines(), 1) if line.strip()]
+    numbered = [(number, line) for number, line in enumerate(_read(file).splitlines(), 1) if line.strip()]
     for number, line in numbered:
         where = f"{file}, line {number}"
         try:
@@ -162,12 +186,19 @@ def read_journal(file: Path) -> list[Record]:
     return records
 
 
+def _read(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise InputError(f"{file}: can't be read ({error.strerror or error})") from error
+
+
 def _read_object(file: Path) -> dict[str, Any] | None:
     """Read a JSON object, None if the file is absent."""
     if not file.is_file():
         return None
     try:
-        found = json.loads(file.read_bytes())
+        found = json.loads(_read(file))
     except (ValueError, RecursionError) as error:
         raise InputError(f"{file}: expected a JSON object, but it is damaged ({error})") from error
     if not isinstance(found, dict):
