@@ -4,7 +4,8 @@ import io
 
 import pytest
 
-from outgrow.show.trainings import Trainings
+from outgrow.show.trainings import Trainings, screen
+from outgrow.show.waiting import waiting
 
 ENTRY = {"epochs": 4, "seconds": 8.0, "validation": {"accuracy": 0.9}, "test": None}
 
@@ -31,6 +32,18 @@ def test_a_pipe_gets_two_plain_lines_a_training():
         "2/2  uniform widths 3-4, beside 1-62, 16 epochs; about 30 s left for all",
         "     validation accuracy 90.00 %, test accuracy 87.50 %, 1 min 4 s",
     ]
+
+
+def test_a_pipe_gets_no_bar_where_colours_are_forced(monkeypatch):
+    plain = shown(io.StringIO())
+    for name in ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+        monkeypatch.setenv(name, "1")
+    assert shown(io.StringIO()) == plain
+    file = io.StringIO()
+    with waiting("reading digits", file, 60.0):
+        pass
+    assert not file.getvalue()
+    assert not screen(file).is_terminal
 
 
 def test_a_terminal_gets_a_bar_and_keeps_one_line_a_training(monkeypatch):

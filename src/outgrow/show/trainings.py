@@ -113,5 +113,14 @@ def screen(file: TextIO | None = None) -> Screen:
         file: Where to write; standard output if None.
     """
     file = sys.stdout if file is None else file
-    width = None if file.isatty() else 1000
-    return Screen(file=file, width=width, markup=False, highlight=False, emoji=False, force_jupyter=False)
+    terminal = file.isatty()  # rich would also go by FORCE_COLOR, which says nothing of a cursor that moves
+    return Screen(
+        file=file,
+        force_terminal=terminal,
+        force_interactive=None if terminal else False,
+        width=None if terminal else 1000,
+        markup=False,
+        highlight=False,
+        emoji=False,
+        force_jupyter=False,
+    )
