@@ -164,6 +164,13 @@ def test_a_sweep_stands_beside_the_family(make):
     assert "Beside a sweep" not in page.text
 
 
+@pytest.mark.parametrize(("chosen", "told"), [(15, "the shortest length that is enough"), (30, "the longest that was")])
+def test_only_a_length_that_is_enough_is_called_so(make, chosen, told):
+    records = list(story(epochs=30, every=3))
+    _, page, _ = make(records, compared=comparison(records) | {"chosen": chosen})
+    assert f"each for {chosen} epochs: {told}" in page.text
+
+
 def test_the_parts_of_a_total_add_up(make):
     records = list(story())
     records[-1] |= {"branch_flops": 2 * 10**11, "branch_seconds": 1.0}

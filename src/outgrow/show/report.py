@@ -72,6 +72,7 @@ def render(run: Run) -> str:
             promise=promise(run.events),
             bars=spending.spent(run.total),
             sweep=spending.beside_sweep(run.comparison),
+            length=spending.chosen_length(run.lengths, max((one["epochs"] for one in run.trained_alone), default=0)),
             events=history(run),
             family=saved.rows(run),
             hows=" or ".join(

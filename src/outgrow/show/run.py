@@ -77,6 +77,11 @@ class Run:
         return self._trained("sweep")
 
     @property
+    def lengths(self) -> set[int]:
+        """The lengths at which sizes were trained by themselves [epochs]."""
+        return {record["epochs"] for record in (self.comparison or {}).get("sweep") or ()}
+
+    @property
     def trained_uniform(self) -> list[Record]:
         """Networks of uniform widths that were trained by themselves, at that length."""
         return self._trained("uniform")

@@ -97,9 +97,8 @@ SHAPES = {
     **dict.fromkeys(("train_examples", "validation_examples", "test_examples"), WHOLE),
     **dict.fromkeys(("epoch", "best_epoch", "seconds"), NUMBER),
     **dict.fromkeys(("train_loss", "gain", "se", "realised", "moved", "max_latency"), AMOUNT),
-    **dict.fromkeys(
-        ("data", "task", "metric", "model", "reason", "kind", "where", "name", "of", "start", "size"), TEXT
-    ),
+    **dict.fromkeys(("data", "task", "metric", "model", "precision"), TEXT),
+    **dict.fromkeys(("reason", "kind", "where", "name", "of", "start", "size"), TEXT),
     "axes": Shape("an object of whole numbers", _is_axes),
     "validation": Shape("an object of numbers", is_measures),
     "test": Shape("an object of numbers", is_measures, or_null=True),

@@ -1,6 +1,6 @@
 """Spending: what a run took in compute, time and energy, what of it went where, and the same beside a sweep."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,6 +76,28 @@ def beside_sweep(comparison: Mapping[str, Any] | None) -> list[tuple[str, str, B
             theirs = Bar("by themselves", write(sweep), sweep, sweep / longest, [])
             rows.append((name, quantity.share(ratio), ours, theirs))
     return rows
+
+
+def chosen_length(lengths: Collection[int], chosen: int) -> str:
+    """Say what the length is that counts: one that is not the longest was found to be enough.
+
+    Args:
+        lengths: Those at which sizes were trained by themselves [epochs].
+        chosen: The one that counts [epochs].
+
+    Returns:
+        Which of them it is.
+
+    >>> chosen_length({1, 2, 4}, 2), chosen_length({4}, 4)
+    ('the shortest length that is enough', 'the only length that was tried')
+    >>> chosen_length({1, 2, 4}, 4)
+    'the longest that was tried, since no shorter one is enough'
+    """
+    if len(lengths) == 1:
+        return "the only length that was tried"
+    longest = chosen == max(lengths, default=chosen)
+    told = "the longest that was tried, since no shorter one is enough"
+    return told if longest else "the shortest length that is enough"
 
 
 def cost_words(run: Run) -> str:
