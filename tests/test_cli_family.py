@@ -152,6 +152,23 @@ def test_a_family_that_was_tampered_with_is_refused_and_nothing_is_removed(here,
     assert Path("victim.txt").read_text() == "mine"
 
 
+def test_data_of_ones_own_are_found_from_another_folder(tmp_path, monkeypatch, capsys):
+    rows = [f"{i},{i % 7},{'no' if i % 3 else 'yes'}" for i in range(60)]
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    Path("table.csv").write_text("\n".join(["a,b,y", *rows]))
+    Path("other.csv").write_text("\n".join(["a,b,y", *rows[1:]]))
+    assert main(["grow", "table.csv", "--target", "y", "--epochs", "1", "--out", "run"]) == 0
+    monkeypatch.chdir(tmp_path / "there")
+    capsys.readouterr()
+    assert main(["finish", "../here/run"]) == 2
+    assert "the data of the run in ../here/run, table.csv, are not there: say where they are" in capsys.readouterr().err
+    assert main(["finish", "../here/run", "--data", "../here/other.csv"]) == 2
+    assert "are not those that the run in ../here/run learned" in capsys.readouterr().err
+    assert main(["finish", "../here/run", "--data", "../here/table.csv"]) == 0
+
+
 def test_data_that_have_changed_are_refused(here, capsys):
     config = json.loads(Path("run/config.json").read_text())
     config["data"]["sha256"] = "0" * 64

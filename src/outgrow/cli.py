@@ -171,6 +171,8 @@ class Finish:
     """Weight of what the largest size answers in the loss of the others, 0 to 1."""
     model: Annotated[str | None, _option("PACKAGE.MODULE:FACTORY")] = None
     """What makes the seed network, where the run started from one of your own."""
+    data: Annotated[str | None, _option("DATA")] = None
+    """Where your own data are, if they have moved or the run was started in another folder."""
     data_dir: Annotated[Path | None, _option("DIR")] = None
     """Where mnist, fashion-mnist and cifar10 are, if they have moved."""
     device: Annotated[str, tyro.conf.arg(metavar="DEVICE")] = "auto"

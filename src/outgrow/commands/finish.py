@@ -11,6 +11,7 @@ from outgrow.commands.given import dataset_of, device_of, sizes_of
 from outgrow.commands.stop import tell_stop
 from outgrow.commands.together import demand_one_process
 from outgrow.data.digest import digest
+from outgrow.data.registry import NAMES
 from outgrow.errors import InputError
 from outgrow.models import seed_from_json
 from outgrow.show.console import Console
@@ -55,6 +56,11 @@ def finish(options: "Finish") -> int:
         if not (folder.path / FOLDER).exists():
             go_on = "its journal tells of no end, and no state is left to go on from; put its whole journal back"
         raise InputError(f"the run in {folder.path} is not finished: {go_on}")
+    if options.data is None and grown.data not in NAMES and not Path(grown.data).expanduser().exists():
+        raise InputError(
+            f"the data of the run in {folder.path}, {grown.data}, are not there: say where they are with --data, or do "
+            f"this in the folder where the run was started"
+        )
     with waiting(f"reading {grown.data}"):
         dataset = dataset_of(grown)
     if digest(dataset) != config.within("data").text("sha256"):
@@ -125,11 +131,13 @@ def _left_out(branches: Branches, names: Sequence[str]) -> Iterator[str]:
 
 
 def _options_of(config: Stored, options: "Finish") -> "Grow":
-    """The options of `outgrow grow` that a run was started with, with another place of the data if one is given."""
+    """The options of `outgrow grow` that a run was started with, but for the place of the data where one is given."""
     from outgrow.cli import Grow
 
     known = {field.name for field in fields(Grow)}
     said: dict[str, Any] = {name: value for name, value in config.within("options").values.items() if name in known}
+    if options.data is not None:
+        said |= {"data": options.data, "data_dir": None}
     if place := options.data_dir or said.get("data_dir"):
         said["data_dir"] = Path(place)
     return Grow(**said)
