@@ -11,6 +11,7 @@ import time
 import pytest
 
 from outgrow.cli import main
+from outgrow.show import quantity
 from outgrow.show.console import Console
 from outgrow.show.record import of_kind
 from outgrow.show.waiting import waiting
@@ -168,6 +169,32 @@ def test_a_wait_is_told_where_it_is_long():
             time.sleep(0.05)
         assert ("reading di[gits]?" in without_codes(file.getvalue())) == told
     assert not [thread for thread in threading.enumerate() if isinstance(thread, threading.Timer)]
+
+
+@pytest.mark.parametrize(
+    ("columns", "dropped"),
+    [
+        (120, []),
+        (70, []),
+        (65, ["widths"]),
+        (60, ["widths", "FLOPs"]),
+        (40, ["widths", "FLOPs", "parameters"]),
+        (35, ["widths", "FLOPs", "parameters", "time"]),
+    ],
+)
+def test_a_narrow_terminal_goes_without_columns_that_tell_less(monkeypatch, columns, dropped):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    file, records = io.StringIO(), list(story())
+    Console("runs/digits", file=file, force_terminal=True).finish(family(records), "runs/digits/report.html")
+    text = without_codes(file.getvalue())
+    shown = {"size", "parameters", "FLOPs", "widths", "validation", "test", "time"} - {*dropped}
+    assert {word for word in re.findall(r"[A-Za-z]+", text[: text.index("─")]) if word != "accuracy"} == shown
+    for size in of_kind(records, "size"):
+        (row,) = re.findall(rf"^ {size['name']} .*", text, re.MULTILINE)
+        assert len(row) <= columns
+        told = {"parameters": f"{size['params']:,}", "time": quantity.duration(size["seconds"])}
+        told |= {part: f"{100 * size[part]['accuracy']:.2f} %" for part in ("validation", "test")}
+        assert all(value in row for name, value in told.items() if name not in dropped)
 
 
 @pytest.mark.parametrize("columns", [40, 80, 120])

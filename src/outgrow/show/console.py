@@ -25,6 +25,11 @@ REFRESH = 0.25  # seconds between two drawings of the board
 STAYING = {"start", "resume", "overfitted", "end"}
 """Records whose line stays above the board."""
 
+DROPPED = ("widths", "FLOPs", "parameters", "time")
+"""Columns of the family's table that a narrow terminal goes without, in this order; names hold the parameters, too."""
+
+GAP = 3  # columns of a terminal between two of that table
+
 
 class Console:
     """Shows a run while it goes on: call it with every record of the journal.
@@ -129,7 +134,7 @@ class Console:
             report: The path of report.html.
         """
         with self._screen.capture() as table:
-            self._screen.print(_family_table(family, self._terminal))
+            self._screen.print(_family_table(family, self._screen.width, self._terminal))
         for line in table.get().splitlines():
             if line.strip():
                 self._screen.out(held(line, self._file), highlight=False)
@@ -174,28 +179,46 @@ def _is_terminal(file: TextIO) -> bool:
     return file.isatty() and os.environ.get("TERM", "") not in {"dumb", "unknown"} and encoding.startswith("utf")
 
 
-def _family_table(family: Mapping[str, Any], terminal: bool) -> Table:
+def _family_table(family: Mapping[str, Any], width: int, terminal: bool) -> Table:
     """Tabulate the sizes of a family, smallest first; in plain output as Markdown."""
-    sizes = sorted(family["sizes"], key=lambda size: size["params"])
+    columns = _family_columns(family, sorted(family["sizes"], key=lambda size: size["params"]))
+    for heading in DROPPED:
+        if _room(columns, width) < 0:
+            del columns[heading]
+    table = Table(box=box.SIMPLE_HEAD if terminal else box.MARKDOWN, pad_edge=not terminal)
+    for heading, cells in columns.items():
+        table.add_column(
+            heading,
+            justify="left" if heading in {"size", "widths"} else "right",
+            overflow="ellipsis",
+            min_width=_least(heading, cells),
+            max_width=len(heading) + _room(columns, width) if heading == "widths" else None,
+            no_wrap=" " not in heading,
+        )
+    for row in zip(*columns.values(), strict=True):
+        table.add_row(*map(Text, row))
+    return table
+
+
+def _room(columns: Mapping[str, Sequence[str]], width: int) -> int:
+    """How much a table may be wider than it is at least; below zero where it does not fit."""
+    return width + 1 - sum(_least(heading, cells) + GAP for heading, cells in columns.items())
+
+
+def _least(heading: str, cells: Sequence[str]) -> int:
+    """How wide a column is at least: only widths are cut, and a heading may take two lines."""
+    return max(map(len, [*heading.split(), *([] if heading == "widths" else cells)]))
+
+
+def _family_columns(family: Mapping[str, Any], sizes: Sequence[Record]) -> dict[str, list[str]]:
     metric = metric_name(family, sizes[0]["validation"] if sizes else {})
     title = quantity.metric_title(metric)
-    tested = any(size.get("test") for size in sizes)
-    table = Table(box=box.SIMPLE_HEAD if terminal else box.MARKDOWN, pad_edge=not terminal)
-    table.add_column("size", no_wrap=True)
-    for heading in ("parameters", "FLOPs"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("widths", overflow="ellipsis", no_wrap=True)
-    for heading in (f"validation {title}", *([f"test {title}"] if tested else []), "time"):
-        table.add_column(heading, justify="right", min_width=min(len("validation"), len(heading)))
-    for size in sizes:
-        measures = (size["validation"], *([size.get("test") or {}] if tested else []))
-        cells = [
-            quantity.shorten(quantity.clean(size["name"]), 24),
-            quantity.count(size["params"]),
-            quantity.short(size["flops"]),
-            quantity.widths(size["axes"]),
-            *(quantity.metric(metric, measure.get(metric), 2) for measure in measures),
-            quantity.duration(size.get("seconds")),
-        ]
-        table.add_row(*map(Text, cells))
-    return table
+    columns = {
+        "size": [quantity.shorten(quantity.clean(size["name"]), 24) for size in sizes],
+        "parameters": [quantity.count(size["params"]) for size in sizes],
+        "FLOPs": [quantity.short(size["flops"]) for size in sizes],
+        "widths": [quantity.widths(size["axes"]) for size in sizes],
+    }
+    for part in ("validation", *(["test"] if any(size.get("test") for size in sizes) else [])):
+        columns[f"{part} {title}"] = [quantity.metric(metric, (size.get(part) or {}).get(metric), 2) for size in sizes]
+    return columns | {"time": [quantity.duration(size.get("seconds")) for size in sizes]}
