@@ -135,7 +135,10 @@ def test_a_branch_has_a_progress_of_its_own():
         )
     board = without_codes(shown([*records, end, branch], terminal=True, closes=False))
     assert re.search(r"│ finishing 2-1380 \(1/3\) .* 0 %", board)
-    assert "finishing" not in without_codes(shown(after, terminal=True, closes=False)).split("╭")[-1]
+    cut = of_kind(records, "size")[2] | {"quality": "cut"}
+    last = without_codes(shown([*after, cut], terminal=True, closes=False)).split("╭")[-1]
+    assert re.search(r"│ finished 2-1380 \(1/3\) +━+ +100 % ", last)
+    assert "left" not in last
 
 
 def test_what_a_run_told_before_tells_how_long_the_rest_takes():
@@ -158,7 +161,27 @@ def test_a_run_that_ended_early_has_no_time_left():
     board = without_codes(file.getvalue())
     assert "left" in board
     assert "overfitted: validation has become worse since epoch 2, whose averaged weights are kept" in board
-    assert "left" not in board[board.rindex("╭") :]
+    last = board[board.rindex("╭") :]
+    assert "left" not in last
+    assert re.search(r"│ epoch 5/12 +━+ +100 % ", last)
+
+
+@pytest.mark.parametrize(("reason", "share"), [("finished", 100), ("the loss was no longer finite at step 90", 42)])
+def test_the_board_of_a_run_that_is_done_is_full(reason, share):
+    start, *rest = story(epochs=12)
+    epochs = of_kind(rest, "epoch")[:5]
+    end = {"record": "end", "reason": reason, "epoch": 5.0, "seconds": epochs[-1]["seconds"] + 1}
+    last = without_codes(shown([start, *epochs, end], terminal=True, closes=False)).split("╭")[-1]
+    assert re.search(rf"│ epoch 5/12 .* {share} % ", last)
+
+
+def test_what_is_recalled_holds_no_branch_that_goes_on():
+    records, file = list(story()), io.StringIO()
+    console = Console("runs/digits", file=file, force_terminal=True)
+    console.recall([*records, BRANCH])
+    with console:
+        console.tick(0)
+    assert re.search(r"│ epoch 12/12 +━+ +100 % ", without_codes(file.getvalue()))
 
 
 def test_a_wait_is_told_where_it_is_long():

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from outgrow.show import quantity
 from outgrow.show.lines import realised, sizes, worth
-from outgrow.show.record import Record, kind, metric_name, pareto
+from outgrow.show.record import GOOD_END, Record, kind, metric_name, pareto
 from outgrow.show.trajectory import resized
 
 WIDE = 110  # columns from which the sizes stand beside the widths
@@ -36,7 +36,14 @@ class Board:
         self.step = 0
         self.seconds = 0.0
         self.left: float | None = None
-        self.branch: Record = {}  # the size that is being finished, if one is
+        self.branch: Record = {}  # the size that is being finished, or was last
+        self.end: Record = {}  # how the growth ended, if it has
+        self._saved = False  # whether the size of that branch is
+
+    @property
+    def over(self) -> bool:
+        """Whether what went on last came to its end: the branch, or the growth."""
+        return self._saved if self.branch else self.end.get("reason") == GOOD_END
 
     @property
     def steps(self) -> int:
@@ -57,11 +64,13 @@ class Board:
                 self.params = record.get("params_after", self.params)
             case "size":
                 self.sizes[record["name"]] = record
-                self.branch = {}
+                self._saved = True
             case "branch":
-                self.branch = record
+                self.branch, self._saved = record, False
+            case "resume":
+                self.end = {}
             case "end":
-                self.left = None
+                self.end, self.left = record, None
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         wide = options.max_width >= WIDE
@@ -89,7 +98,7 @@ class Board:
         return Text(" · ".join(filter(None, (quantity.clean(self.out), seed, f"{device}{threads}"))), style="dim")
 
     def _progress(self) -> RenderableType:
-        share = min(1.0, self.step / self.steps) if self.steps else 0.0
+        share = 1.0 if self.over else min(1.0, self.step / self.steps) if self.steps else 0.0
         row = Table.grid(expand=True, padding=(0, 2, 0, 0))
         row.add_column(no_wrap=True)
         row.add_column(ratio=1)
@@ -104,8 +113,10 @@ class Board:
     def _stage(self, share: float) -> str:
         if self.branch:
             place = f"{self.branch['number']}/{self.branch['count']}"
-            return f"finishing {quantity.clean(self.branch['of'])} ({place})"
+            return f"{'finished' if self.over else 'finishing'} {quantity.clean(self.branch['of'])} ({place})"
         epochs = self.start.get("epochs") or 0
+        if self.end:
+            return f"epoch {self.epoch.get('epoch', 0)}/{epochs}"
         return f"epoch {min(epochs, int(share * epochs) + 1) if share < 1 else epochs}/{epochs}"
 
     def _latest(self) -> Text:

@@ -80,7 +80,7 @@ class Console:
         Args:
             record: An object as the journal holds it.
         """
-        if kind(record) == "size" and self._board.branch:
+        if kind(record) == "size" and self._board.branch and not self._board.over:
             self._advance(self._board.steps, time.monotonic() - self._began)
         self._board.add(record)
         if "seconds" in record and kind(record) in {"epoch", "end", "resume"}:
@@ -111,7 +111,8 @@ class Console:
         """
         self(records[0])
         for record in records[1:]:
-            self._board.add(record)
+            if kind(record) != "branch":  # one that was stopped begins anew
+                self._board.add(record)
             if kind(record) == "epoch":
                 self._advance(record["step"], record["seconds"])
 

@@ -4,12 +4,9 @@ from dataclasses import dataclass
 
 from outgrow.show import quantity
 from outgrow.show.front import shown_part
-from outgrow.show.record import Record, kind, pareto
+from outgrow.show.record import GOOD_END, Record, kind, pareto
 from outgrow.show.run import Run
 from outgrow.show.spending import cost_words
-
-GOOD_END = "finished"
-"""What an end record says of a run that came to its end."""
 
 TELLING = {"start", "epoch", "event"}
 """Records that tell how large the network is; a size may be of a moment before."""

@@ -27,6 +27,9 @@ KEYS = {
 RESIZES = {"widen", "remove"}
 """The kinds of growths after which an axis has another size."""
 
+GOOD_END = "finished"
+"""What an end record says of a run that came to its end."""
+
 Record = Mapping[str, Any]
 
 
