@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.base import clone
 from sklearn.datasets import load_diabetes, load_digits, load_iris, make_moons
+from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LinearRegression
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
@@ -20,6 +21,7 @@ from outgrow.errors import InputError
 from outgrow.integrations.encoding import merged
 from outgrow.sklearn import GrowingClassifier, GrowingRegressor
 from outgrow.train.finish import spaced
+from outgrow.train.trainer import Trainer
 
 QUICK = {"epochs": 20, "random_state": 0}
 
@@ -107,10 +109,31 @@ def test_a_budget_is_kept(moons):
     assert {size.quality for size in without.family_} == {"average"}
 
 
+@pytest.mark.parametrize(
+    ("arguments", "same"),
+    [
+        ({"max_params": np.int64(150), "max_flops": np.int32(900)}, {"max_params": 150, "max_flops": 900}),
+        ({"widths": np.array([4, 4])}, {"widths": (4, 4)}),
+        ({"widths": 8, "batch_size": np.uint8(16)}, {"widths": (8,), "batch_size": 16}),
+        ({"rate": np.float32(0.5**8), "weight_decay": np.float64(0.1)}, {"rate": 0.5**8, "weight_decay": 0.1}),
+        ({"max_train_flops": np.int64(10**10), "max_latency": np.float32(1)}, {"max_train_flops": 1e10}),
+        ({"policy_options": {"bounds": [np.float32(0.5), 2]}}, {"policy_options": {"bounds": (0.5, 2.0)}}),
+    ],
+    ids=str,
+)
+def test_numbers_of_numpy_and_lists_are_taken_as_those_of_python_and_kept_as_given(arguments, same, moons):
+    rows, labels = moons
+    kind = {"epochs": np.int64(2), "finish": False, "random_state": 0}
+    one, other = (GrowingClassifier(**{**kind, **given}).fit(rows, labels) for given in (arguments, same))
+    assert np.array_equal(one.predict_proba(rows), other.predict_proba(rows))
+    assert all(getattr(one, name) is value for name, value in {**kind, **arguments}.items())
+    assert one.at(max_params=np.int64(one.sizes_[0]), min_accuracy=np.float32(0)).size_.params == one.sizes_[0]
+
+
 def test_it_fits_into_pipelines_and_searches(moons):
     rows, labels = moons
     pipe = make_pipeline(StandardScaler(), GrowingClassifier(epochs=2, finish=False))
-    search = GridSearchCV(pipe, {"growingclassifier__max_params": [120, 240]}, cv=2).fit(rows, labels)
+    search = GridSearchCV(pipe, {"growingclassifier__max_params": np.arange(120, 241, 120)}, cv=2).fit(rows, labels)
     assert set(search.best_params_) == {"growingclassifier__max_params"}
 
 
@@ -182,6 +205,25 @@ def test_a_warm_start_goes_on_with_the_network_that_there_is(moons):
         model.fit(rows, np.where(labels == "left", "up", "down"))
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+@pytest.mark.parametrize("warm_start", [False, True])
+def test_a_fit_that_is_interrupted_or_fails_leaves_what_there_was(error, warm_start, moons, monkeypatch):
+    rows, labels = moons
+    model = GrowingClassifier(epochs=2, finish=False, warm_start=warm_start, random_state=0).fit(rows, labels)
+    before, fitted = model.predict(rows), dict(vars(model))
+    monkeypatch.setattr(Trainer, "run", lambda self: (_ for _ in ()).throw(error))
+    new = (pd.DataFrame(5 * rows, columns=["x", "y"]), np.where(labels == "left", "cat", "dog"))
+    with pytest.raises(error):
+        model.fit(*(new if not warm_start else (5 * rows, labels)))
+    assert vars(model) == fitted
+    assert np.array_equal(model.predict(rows), before)
+    fresh = GrowingRegressor(**QUICK)
+    with pytest.raises(error):
+        fresh.fit(rows, rows[:, 0])
+    with pytest.raises(NotFittedError):
+        fresh.predict(rows)
+
+
 def test_labels_of_any_kind_and_many_classes():
     rows, labels = load_digits(return_X_y=True)
     rows, labels = rows[:600], labels[:600] * 10.0
@@ -200,6 +242,11 @@ def test_labels_of_any_kind_and_many_classes():
         ({"policy": "magic"}, "unknown policy 'magic'"),
         ({"policy_options": {"speed": 2}}, "speed"),
         ({"max_params": -3}, "max_params"),
+        ({"max_params": 200.0}, "max_params: expected a whole number, received 200.0"),
+        ({"epochs": 10.0}, "epochs: expected a whole number, received 10.0"),
+        ({"batch_size": np.float32(16)}, "batch_size: expected a whole number"),
+        ({"widths": (8, "8")}, "widths: expected a whole number, received '8'"),
+        ({"rate": "fast"}, "rate: expected a number, received 'fast'"),
     ],
     ids=str,
 )

@@ -25,7 +25,7 @@ class GrowingClassifier(ClassifierMixin, Growing):
         max_flops: At most so many FLOPs for one row.
         max_latency: At most so many seconds for one row.
         max_train_flops: At most so many FLOPs for the whole fit.
-        widths: Units of the hidden layers at the start.
+        widths: Units of the hidden layers at the start, or a number for one layer.
         epochs: Passes over the rows; as many as show it about 600,000 rows if None, 20 to 80, more for few rows, and
             fewer where the network overfits.
         batch_size: Rows a step; 32 or, of 4,000 rows and more, 128 if None.

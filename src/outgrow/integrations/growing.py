@@ -6,7 +6,7 @@ import tempfile
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from outgrow.data.dataset import Dataset, Split, Task
 from outgrow.data.split import FEWEST_EXAMPLES, hold_out
 from outgrow.errors import InputError
 from outgrow.grow.budget import Budget
+from outgrow.integrations.arguments import plain
 from outgrow.integrations.encoding import as_numbers, has_categories, merged, scaled
 from outgrow.integrations.kept import Continued, Kept
 from outgrow.models import Seed, SeedNetwork
@@ -53,7 +54,7 @@ class Growing(BaseEstimator):
         max_flops: int | None = None,
         max_latency: float | None = None,
         max_train_flops: float | None = None,
-        widths: Sequence[int] = (8, 8),
+        widths: int | Sequence[int] = (8, 8),
         epochs: int | None = None,
         batch_size: int | None = None,
         rate: float = 3e-3,
@@ -91,24 +92,9 @@ class Growing(BaseEstimator):
             InputError: An argument of the estimator is out of range, or there are fewer than four rows.
             DivergedError: The loss became infinite.
         """
-        self._demand_sensible()
-        again = self.warm_start and hasattr(self, "family_")
-        rows, y = self._rows(X, y, again)
-        weight = _check_sample_weight(sample_weight, rows, dtype=np.float64, ensure_non_negative=True)
-        targets = self._targets(y, again)
-        rows, targets, weight = merged(rows, targets, weight)
-        if len(rows) < FEWEST_ROWS:
-            raise InputError(
-                f"expected at least {FEWEST_ROWS} rows that differ, received n_samples={len(rows)} of them"
-            )
-        if not again:
-            self._scaler = scaled(self.missing).fit(rows, standardscaler__sample_weight=weight)
-        seed = check_random_state(self.random_state).randint(np.iinfo(np.int32).max)
-        dataset = self._dataset(self._scaler.transform(rows), self._learned(targets, weight, again), weight, seed)
-        if not again:
-            self._seed = Seed("mlp", dataset.inputs, dataset.outputs, tuple(self.widths))
-        network = Continued(self._seed, self.size_.load()) if again else self._seed
-        self._grow(dataset, network, self._recipe(len(dataset.train)), seed)
+        learner = copy.copy(self).set_params(**plain(self.get_params(deep=False)))
+        learner._fit(X, y, sample_weight)
+        self.__dict__ = {**vars(learner), **self.get_params(deep=False)}  # a fit that fails leaves all as it was
         return self
 
     def at(
@@ -137,8 +123,29 @@ class Growing(BaseEstimator):
         check_is_fitted(self)
         limits: dict[str, Any] = {"max_params": max_params, "max_flops": max_flops, "max_latency": max_latency}
         other = copy.copy(self)
-        other._take(self.family_.choose(**limits, min_accuracy=min_accuracy))
+        other._take(self.family_.choose(**plain({**limits, "min_accuracy": min_accuracy})))
         return other
+
+    def _fit(self, X: Any, y: Any, sample_weight: Any) -> None:
+        """Fit, with arguments that are plain."""
+        self._demand_sensible()
+        again = self.warm_start and hasattr(self, "family_")
+        rows, y = self._rows(X, y, again)
+        weight = _check_sample_weight(sample_weight, rows, dtype=np.float64, ensure_non_negative=True)
+        targets = self._targets(y, again)
+        rows, targets, weight = merged(rows, targets, weight)
+        if len(rows) < FEWEST_ROWS:
+            raise InputError(
+                f"expected at least {FEWEST_ROWS} rows that differ, received n_samples={len(rows)} of them"
+            )
+        if not again:
+            self._scaler = scaled(self.missing).fit(rows, standardscaler__sample_weight=weight)
+        seed = check_random_state(self.random_state).randint(np.iinfo(np.int32).max)
+        dataset = self._dataset(self._scaler.transform(rows), self._learned(targets, weight, again), weight, seed)
+        if not again:
+            self._seed = Seed("mlp", dataset.inputs, dataset.outputs, cast(tuple[int, ...], self.widths))
+        network = Continued(self._seed, self.size_.load()) if again else self._seed
+        self._grow(dataset, network, self._recipe(len(dataset.train)), seed)
 
     @abstractmethod
     def _targets(self, y: Any, again: bool) -> np.ndarray:
@@ -214,7 +221,6 @@ class Growing(BaseEstimator):
                 print(line, flush=True)
 
         run: dict[str, Any] = {"seed": seed, "device": self.device, "on_record": tell}
-        options = {name: str(value) for name, value in (self.policy_options or {}).items()}
         with tempfile.TemporaryDirectory() as path, torch.random.fork_rng():
             folder = RunFolder(path)
             folder.claim(overwrite=False)
@@ -227,7 +233,7 @@ class Growing(BaseEstimator):
                 budget=Budget(self.max_params, self.max_flops, self.max_latency),
                 max_train_flops=self.max_train_flops,
                 reserved=RESERVED if self.finish else 0.0,
-                policy=policy_of(self.policy, options),
+                policy=policy_of(self.policy, self.policy_options or {}),
                 policy_name=self.policy,
                 **run,
             ).run()
