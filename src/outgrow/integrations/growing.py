@@ -221,7 +221,7 @@ class Growing(BaseEstimator):
                 print(line, flush=True)
 
         run: dict[str, Any] = {"seed": seed, "device": self.device, "on_record": tell}
-        with tempfile.TemporaryDirectory() as path, torch.random.fork_rng():
+        with tempfile.TemporaryDirectory() as path, torch.random.fork_rng(_reseeded(self.device)):
             folder = RunFolder(path)
             folder.claim(overwrite=False)
             folder.write_json("config.json", {"format": 1, "seed_network": network.to_json()})
@@ -271,3 +271,10 @@ class Growing(BaseEstimator):
         tags = super().__sklearn_tags__()
         tags.input_tags.allow_nan = self.missing == "median"
         return tags
+
+
+def _reseeded(device: str) -> list[torch.device]:
+    """The GPUs whose chance a run seeds: its own one, and all where some are in use, since `torch.manual_seed` does."""
+    if torch.cuda.is_initialized():
+        return [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
+    return [torch.device(device)] if torch.device(device).type == "cuda" else []
