@@ -169,9 +169,35 @@ def test_several_targets_and_far_away_ones():
     model = GrowingRegressor(epochs=40, random_state=0).fit(rows, both)
     assert model.predict(rows).shape == both.shape
     assert model.score(rows, both) > 0.3
+    assert model.size_.validation["rmse"] < 1  # in standard deviations
+    standardized = torch.from_numpy(StandardScaler().fit_transform(rows)).float()
+    assert np.allclose(model.size_.load()(standardized).detach().numpy(), model.predict(rows), rtol=1e-4)
     assert GrowingRegressor(**QUICK).fit(rows + 1e5, target).predict(rows + 1e5).shape == target.shape
     linear = LinearRegression().fit(rows, target).score(rows, target)
     assert GrowingRegressor(epochs=60, random_state=0).fit(rows, target).score(rows, target) > linear - 0.05
+
+
+def test_errors_and_answers_are_in_the_unit_of_the_target():
+    quick = {"policy": "schedule", "epochs": 6, "finish": False, "random_state": 0}
+    rng = np.random.default_rng(0)
+    rows = StandardScaler().fit_transform(rng.normal(size=(100, 2)))
+    target = rows[:, 0] + 0.1 * rng.normal(size=100)
+    one, other = (GrowingRegressor(**quick).fit(rows, y) for y in (target, 100 * target + 5000))
+    assert other.size_.validation["rmse"] == pytest.approx(100 * one.size_.validation["rmse"], rel=1e-3)
+    assert f"{other.size_.validation['rmse']:.5g}" in other.family_.table()
+    told = [[record["validation"] for record in model.history_ if "validation" in record] for model in (one, other)]
+    for less, more in zip(*told, strict=True):
+        assert more["rmse"] == pytest.approx(100 * less["rmse"], rel=1e-3)
+        assert more["loss"] == pytest.approx(less["loss"], rel=1e-3)
+    found = other.predict(rows)
+    assert np.allclose(found, 100 * one.predict(rows) + 5000, atol=0.01)
+    with torch.no_grad():
+        answers = other.size_.load()(torch.from_numpy(rows).float())[:, 0].numpy()
+    assert np.allclose(answers, found, atol=0.01)
+    shifted = GrowingRegressor(**quick).fit(rows, target + 2.0**30)  # where single precision has steps of 64
+    assert np.allclose(shifted.predict(rows) - 2.0**30, one.predict(rows), atol=1e-3)
+    other.set_params(warm_start=True).fit(rows, 100 * target + 5000)
+    assert other.size_.validation["rmse"] < 1.1 * min(record["rmse"] for record in told[1])
 
 
 def test_it_ends_where_it_overfits_unless_epochs_are_given():

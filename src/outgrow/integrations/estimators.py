@@ -8,10 +8,12 @@ from sklearn.base import ClassifierMixin, RegressorMixin
 from sklearn.preprocessing import LabelEncoder, StandardScaler
 from sklearn.utils import Tags, assert_all_finite, check_array, column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
+from torch import nn
 
 from outgrow.data.dataset import Task
 from outgrow.errors import InputError
 from outgrow.integrations.growing import Growing
+from outgrow.models.affine import Affine
 
 
 class GrowingClassifier(ClassifierMixin, Growing):
@@ -98,8 +100,9 @@ class GrowingClassifier(ClassifierMixin, Growing):
 class GrowingRegressor(RegressorMixin, Growing):
     """A regressor without `hidden_layer_sizes`: a multilayer perceptron that finds its own size.
 
-    For squared errors; targets are standardized, and there may be several. Its arguments and attributes are those of
-    `GrowingClassifier`, `n_outputs_` in place of `classes_`.
+    For squared errors; targets are standardized, and there may be several. The RMSE of sizes is in the target's unit;
+    several targets may have no common one, and theirs is in standard deviations. Its arguments and attributes are those
+    of `GrowingClassifier`, `n_outputs_` in place of `classes_`.
 
     Attributes:
         n_outputs_: How many targets.
@@ -134,7 +137,17 @@ class GrowingRegressor(RegressorMixin, Growing):
     def _learned(self, targets: np.ndarray, weight: np.ndarray, again: bool) -> torch.Tensor:
         if not again:
             self._target_scaler = StandardScaler().fit(targets, sample_weight=weight)
-        return torch.from_numpy(self._target_scaler.transform(targets)).float()
+        standardized = self._target_scaler.transform(targets)
+        return torch.from_numpy(standardized * np.array(self._deviations or 1.0)).float()
+
+    @property
+    def _deviations(self) -> tuple[float, ...]:
+        return tuple(self._target_scaler.scale_.tolist()) if self.n_outputs_ == 1 else ()
+
+    def _in_units(self, net: nn.Module) -> nn.Module:
+        scaler = self._target_scaler
+        net.add_module("output", Affine(torch.tensor(scaler.scale_).float(), torch.tensor(scaler.mean_).float()))
+        return net
 
     def _classes(self) -> tuple[str, ...]:
         return ()

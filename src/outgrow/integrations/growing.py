@@ -13,6 +13,7 @@ import torch
 from sklearn.base import BaseEstimator
 from sklearn.utils import Tags, check_array, check_consistent_length, check_random_state
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+from torch import nn
 
 from outgrow.data.dataset import Dataset, Split, Task
 from outgrow.data.split import FEWEST_EXAMPLES, hold_out
@@ -144,7 +145,8 @@ class Growing(BaseEstimator):
         dataset = self._dataset(self._scaler.transform(rows), self._learned(targets, weight, again), weight, seed)
         if not again:
             self._seed = Seed("mlp", dataset.inputs, dataset.outputs, cast(tuple[int, ...], self.widths))
-        network = Continued(self._seed, self.size_.load()) if again else self._seed
+        start = replace(self._seed, output_std=self._deviations)
+        network = Continued(start, self.size_.load()) if again else start
         self._grow(dataset, network, self._recipe(len(dataset.train)), seed)
 
     @abstractmethod
@@ -153,11 +155,20 @@ class Growing(BaseEstimator):
 
     @abstractmethod
     def _learned(self, targets: np.ndarray, weight: np.ndarray, again: bool) -> torch.Tensor:
-        """What the network learns: class numbers, or standardized targets."""
+        """What the network learns: class numbers, or targets less their means, in the units of `_deviations`."""
 
     @abstractmethod
     def _classes(self) -> tuple[str, ...]:
         """The names of the classes; empty for regression."""
+
+    @property
+    def _deviations(self) -> tuple[float, ...]:
+        """The standard deviations of what the network learns; empty for 1, and for classes."""
+        return ()
+
+    def _in_units(self, net: nn.Module) -> nn.Module:
+        """What a run made of the network, as one that answers in the user's own units."""
+        return net
 
     def _demand_sensible(self) -> None:
         if self.missing not in ("error", "median"):
@@ -241,7 +252,7 @@ class Growing(BaseEstimator):
                 branches = Branches(dataset, network, recipe, folder, Finishing(), limit=self.max_train_flops, **run)
                 branches.run(spaced(branches.sizes), between=True)
             found = list(Family(folder.path))
-            kept = [replace(size, loader=Kept(size.load())) for size in found]
+            kept = [replace(size, loader=Kept(self._in_units(size.load()))) for size in found]
         self.family_ = Sizes(kept, self._task, dataset.inputs, type(self).__name__)
         self.sizes_ = [size.params for size in self.family_]
         self.history_, self.n_iter_ = records, len(of_kind(records, "epoch"))
@@ -253,7 +264,7 @@ class Growing(BaseEstimator):
 
     def _take(self, size: Size) -> None:
         """Predict with a size from now on."""
-        self.size_, self._net = size, size.load().double()
+        self.size_, self._net = size, cast(nn.Sequential, size.load().double())[:2]  # to standardized targets
 
     def _outputs(self, X: Any) -> torch.Tensor:
         """What the network answers, float64 `[n, outputs]`."""
