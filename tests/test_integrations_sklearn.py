@@ -18,7 +18,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from outgrow.errors import InputError
-from outgrow.integrations.encoding import merged
+from outgrow.integrations.encoding import as_numbers, merged
 from outgrow.sklearn import GrowingClassifier, GrowingRegressor
 from outgrow.train.finish import spaced
 from outgrow.train.trainer import Trainer
@@ -161,6 +161,47 @@ def test_a_table_with_categories_text_and_gaps(capsys):
         GrowingRegressor(**QUICK).fit(table, price)
     with pytest.raises(ValueError, match="feature names"):
         model.predict(table.drop(columns="new"))
+
+
+@pytest.mark.parametrize("labels", [[3, 1, 2], [2, 0, 1]], ids=str)
+def test_columns_whose_labels_are_numbers_are_told_by_their_types(labels):
+    rng = np.random.default_rng(0)
+    columns = [rng.normal(size=80), rng.choice(["a", "b", "c"], 80), rng.normal(size=80)]
+    named = pd.DataFrame(dict(zip("xyz", columns, strict=True)))
+    numbered = named.set_axis(labels, axis=1)
+    one, other = (as_numbers().fit(table) for table in (named, numbered))
+    assert np.array_equal(one.transform(named), other.transform(numbered))
+    model = GrowingClassifier(epochs=1, finish=False, random_state=0).fit(numbered, columns[1])
+    assert model.predict(numbered).shape == (80,)
+
+
+@pytest.mark.parametrize("kind", [object, "category", "string", "boolean"])
+def test_a_missing_category_is_an_error_or_one_of_its_own(kind):
+    rng = np.random.default_rng(0)
+    values = rng.random(60) < 0.5 if kind == "boolean" else rng.choice(["a", "b"], 60)
+    whole = pd.DataFrame({"size": rng.normal(size=60), "kind": pd.Series(values).astype(kind)})
+    table = whole.copy()
+    table.loc[:20, "kind"] = pd.NA if kind in ("string", "boolean") else None
+    quick = {"epochs": 1, "finish": False, "random_state": 0}
+    with pytest.raises(InputError, match="column 'kind': expected a value in each row, received NaN"):
+        GrowingRegressor(**quick).fit(table, table["size"])
+    with pytest.raises(InputError, match="column 'kind'"):
+        GrowingRegressor(**quick).fit(whole, table["size"]).predict(table)
+    model = GrowingRegressor(missing="median", **quick).fit(table, table["size"])
+    assert model.family_.inputs == (4,)  # the number, two values, and none
+    assert np.isfinite(model.predict(table)).all()
+
+
+@pytest.mark.parametrize("others", [{}, {"place": ["north", "south"] * 30}], ids=str)
+@pytest.mark.parametrize("kind", ["datetime64[ns]", "timedelta64[ns]", "datetime64[ns, UTC]"])
+def test_dates_and_durations_are_refused_by_name(kind, others):
+    table = pd.DataFrame({"size": np.arange(60.0), **others})
+    timed = table.assign(when=pd.Series(np.arange(60) * 10**9).astype(kind))
+    with pytest.raises(InputError, match=r"column 'when': .* received (datetime|timedelta)64.*; make numbers of it"):
+        GrowingRegressor(**QUICK).fit(timed, table["size"])
+    fitted = GrowingRegressor(epochs=1, finish=False).fit(table, table["size"])
+    with pytest.raises(InputError, match="column 'when'"):
+        fitted.predict(timed)
 
 
 def test_several_targets_and_far_away_ones():

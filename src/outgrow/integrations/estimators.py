@@ -37,7 +37,8 @@ class GrowingClassifier(ClassifierMixin, Growing):
         policy_options: Options of the policy by name.
         finish: Whether smaller sizes are finished, too; without, they are as the network had left them.
         validation_fraction: Share of the rows that sizes are compared on.
-        missing: What NaN means: `error`, or `median` to fill them with medians and a feature that says where.
+        missing: What NaN means: `error`, or `median` to fill them with medians and a feature that says where; a missing
+            category is one of its own then.
         warm_start: Whether `fit` goes on with the network of the last `fit`.
         device: Where to train; predictions are made on the CPU.
         random_state: Seed of everything random.

@@ -20,7 +20,7 @@ from outgrow.data.split import FEWEST_EXAMPLES, hold_out
 from outgrow.errors import InputError
 from outgrow.grow.budget import Budget
 from outgrow.integrations.arguments import plain
-from outgrow.integrations.encoding import as_numbers, has_categories, merged, scaled
+from outgrow.integrations.encoding import as_numbers, demand_readable, has_categories, merged, scaled
 from outgrow.integrations.kept import Continued, Kept
 from outgrow.models import Seed, SeedNetwork
 from outgrow.registry import policy_of
@@ -90,7 +90,8 @@ class Growing(BaseEstimator):
             The estimator.
 
         Raises:
-            InputError: An argument of the estimator is out of range, or there are fewer than four rows.
+            InputError: An argument of the estimator is out of range, a column can't be read, or there are fewer than
+                four rows.
             DivergedError: The loss became infinite.
         """
         learner = copy.copy(self).set_params(**plain(self.get_params(deep=False)))
@@ -182,6 +183,7 @@ class Growing(BaseEstimator):
 
     def _rows(self, X: Any, y: Any, again: bool) -> tuple[np.ndarray, Any]:
         """Checked rows as numbers, float64 `[n, columns]`, and targets that are as many."""
+        demand_readable(X, self.missing)
         told: dict[str, Any] = {"dtype": np.float64, "ensure_all_finite": self._finite}
         own: dict[str, Any] = {"multi_output": True, "y_numeric": False} if self._task == "regression" else {}
         if not has_categories(X):
@@ -269,6 +271,7 @@ class Growing(BaseEstimator):
     def _outputs(self, X: Any) -> torch.Tensor:
         """What the network answers, float64 `[n, outputs]`."""
         check_is_fitted(self)
+        demand_readable(X, self.missing)
         if self._numbers is None:
             rows = validate_data(self, X, reset=False, dtype=np.float64, ensure_all_finite=self._finite)
         else:
