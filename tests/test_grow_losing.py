@@ -153,6 +153,26 @@ def test_only_a_bias_that_moves_takes_a_constant_over(moves):
     assert torch.allclose(reader.mean, a.mean(0)[:6] * moves)
 
 
+def moments_of_rows(a):
+    """Moments whose products are taken in the rows' own precision, as of a network, of nothing but what it reads."""
+    return Moments((a.T @ a / len(a)).double(), torch.eye(3), torch.zeros(3, 7), 1, True, True, rows=len(a))
+
+
+@pytest.mark.parametrize("n", [100, 3_000])
+@pytest.mark.parametrize("constant", [[0, 1, 2, 3, 4, 5], [1, 4]], ids=str)
+def test_what_is_constant_but_for_rounding_is_free_and_stands_in_for_nothing(n, constant):
+    layer, a = nn.Linear(6, 3), torch.cat([rows(n), torch.ones(n, 1).double()], 1)
+    a[:, constant] = torch.tensor([0.1, 30.3, 7.7, 1e-3, 1e3, 2.2]).double()[constant]
+    moments = moments_of_rows(a.float())
+    reader = Reader.of(layer, moments, torch.arange(6)[:, None])
+    assert all(reader.cost(torch.tensor([unit])) == 0 for unit in constant)
+    order = cheapest([reader], 5).tolist()
+    assert sorted(order[: len(constant)]) == constant[:5]
+    W, shift = reader.compensated(torch.tensor(constant))
+    assert torch.equal(W, reader.W)
+    assert torch.allclose(shift, reader.W[:, constant] @ a[0, constant], rtol=1e-5)
+
+
 # networks
 
 

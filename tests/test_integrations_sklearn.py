@@ -333,6 +333,11 @@ def test_bad_options_are_named(bad, message, moons):
         GrowingClassifier(**{**QUICK, **bad}).fit(*moons)
 
 
+def test_rows_that_tell_nothing_are_answered_with_about_the_mean():
+    rows, target = np.ones((120, 2)), np.random.default_rng(0).normal(size=120)
+    assert GrowingRegressor(**QUICK).fit(rows, target).score(rows, target) > -0.2
+
+
 def test_bad_rows_are_named():
     rows, labels = load_iris(return_X_y=True)
     with pytest.raises(ValueError, match="non-zero"):
