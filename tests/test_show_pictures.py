@@ -182,6 +182,25 @@ def test_a_scale_has_round_ticks_within_its_ends(low, high, log):
     assert all(10 - 1e-6 <= place <= 110 + 1e-6 for place in places)
 
 
+@pytest.mark.parametrize("values", [(0.9910, 0.9925), (0.9998, 1.0)], ids=str)
+@pytest.mark.parametrize("scale", [1.0, 100.0, 6.01e4, 1.0002e7])
+@pytest.mark.parametrize("draw", [draw_front, curves.draw_metric])
+def test_ticks_say_their_values_however_close_these_are(draw, scale, values):
+    metric = "accuracy" if scale == 1 else "rmse"
+    records = list(story(metric=metric))
+    for number, record in enumerate(of_kind(records, "epoch") + of_kind(records, "size")):
+        for part in {"validation", "test"} & record.keys():
+            record[part] = record[part] | {metric: scale * values[number % 2]}
+    picture = draw(run_of(records))
+    for svg in filter(None, (picture.drawing, picture.narrow)):
+        upright = [text for text in marks(svg, "data-tick").values() if text.get("text-anchor") == "end"]
+        assert len({text.text for text in upright}) == len(upright) > 2
+        for text in upright:
+            number, prefix = re.fullmatch(r"([\d.]+)([kM]?)", text.text).groups()
+            assert float(number) * {"": 1, "k": 1e3, "M": 1e6}[prefix] == pytest.approx(float(text.get("data-tick")))
+            assert 7 * len(text.text) < float(text.get("x"))  # there is room for it
+
+
 def test_labels_keep_their_distance():
     places = spread([0.0, 0.1, 0.2, 7.0, 9.9, 10.0], 1.0, 0.0, 10.0)
     assert all(upper - lower >= 1 - 1e-12 for lower, upper in pairwise(places))

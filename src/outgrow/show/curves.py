@@ -57,9 +57,9 @@ def _draw(run: Run, curves: dict[str, Curve], title: str) -> Picture:
     label = f"{' and '.join(curves)} {title} over {quantity.count(len(run.epochs), 'epoch')}"
     last = max(float(run.epochs[-1]["epoch"]), 1.0)
     epochs = partial(Scale, 0.0, 1.01 * last)
-    chart = plot(label, 420, 300, 52, epochs, partial(Scale.around, finite, log=log))
+    chart = plot(label, 420, 300, 60, epochs, partial(Scale.around, finite, log=log))
     chart.name_x("epoch", lambda value: f"{value:g}", 7, whole=True)
-    chart.name_y(title, quantity.short)
+    chart.name_y(title, quantity.tick)
     changed = [event for event in run.events if event["growths"]]
     chart.add(*(_upright(event, chart) for event in changed))
     for name, (colour, values) in curves.items():

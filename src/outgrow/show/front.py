@@ -81,9 +81,9 @@ def _empty(run: Run, width: float, height: float) -> Chart | None:
         return None
     label = f"{part} {title} of {quantity.count(len(run.sizes), 'size')} against their parameters"
     params = partial(Scale.around, [record["params"] for record in everything], log=True)
-    chart = plot(label, width, height, 46, params, partial(Scale.around, known))
-    chart.name_x("parameters", quantity.short)
-    chart.name_y(f"{part} {title}{' [%]' if metric == 'accuracy' else ''}", quantity.short)
+    chart = plot(label, width, height, 60, params, partial(Scale.around, known))
+    chart.name_x("parameters", quantity.tick)
+    chart.name_y(f"{part} {title}{' [%]' if metric == 'accuracy' else ''}", quantity.tick)
     return chart
 
 

@@ -27,12 +27,13 @@ def count(number: int, noun: str = "") -> str:
     return f"{number:,} {noun}" if abs(number) == 1 else f"{number:,} {noun}s"
 
 
-def short(number: float | None, unit: str = "") -> str:
+def short(number: float | None, unit: str = "", digits: int = 3) -> str:
     """Write a number with three digits and an SI prefix.
 
     Args:
         number: Any number; None and NaN are unknown.
         unit: What to put behind the prefix, for example FLOPs.
+        digits: How many digits instead.
 
     Returns:
         The short form.
@@ -43,9 +44,24 @@ def short(number: float | None, unit: str = "") -> str:
     if not known(number):
         return UNKNOWN
     power = 0
-    while power < len(PREFIXES) - 1 and abs(float(f"{number / 1000**power:.3g}")) >= 1000:
+    while power < len(PREFIXES) - 1 and abs(float(f"{number / 1000**power:.{digits}g}")) >= 1000:
         power += 1
-    return f"{number / 1000**power:.3g}{' ' if unit else ''}{PREFIXES[power]}{unit}"
+    return f"{number / 1000**power:.{digits}g}{' ' if unit else ''}{PREFIXES[power]}{unit}"
+
+
+def tick(number: float) -> str:
+    """Write a round number with all of its digits, and an SI prefix, so that numbers that differ are told apart.
+
+    Args:
+        number: A number of twelve digits at most.
+
+    Returns:
+        The number.
+
+    >>> tick(60_150), tick(99.15), tick(0.5), tick(2_000_000)
+    ('60.15k', '99.15', '0.5', '2M')
+    """
+    return short(number, digits=next(d for d in range(3, 18) if float(f"{number:.{d}g}") == number))
 
 
 def duration(seconds: float | None) -> str:
