@@ -14,6 +14,7 @@ from outgrow.show import quantity
 from outgrow.show.record import of_kind, pareto
 from outgrow.show.report import write_report
 from outgrow.show.run import read_run
+from outgrow.show.spending import spent
 from report_page import Page
 from test_show_records import BLOCK, REMOVAL, UNSEEN, comparison, family, story
 
@@ -177,6 +178,13 @@ def test_the_parts_of_a_total_add_up(make):
     run, _, _ = make(records, with_family=False)
     page = Page(write_report(run).read_text(encoding="utf-8"))
     assert "compute 1 TFLOPs training 790 GFLOPs (79.0 %), checks 10 GFLOPs (1.0 %), branches 200 GFLOPs" in page.text
+
+
+def test_the_time_of_compiling_is_in_that_of_training_and_branches():
+    total = {"train_flops": 1e9, "seconds": 100.0, "check_seconds": 10.0, "branch_seconds": 40.0}
+    compute, time = spent(total | {"compile_seconds": 60.0})
+    assert {name: share for name, share, _ in time.parts} == {"training": 0.5, "checks": 0.1, "branches": 0.4}
+    assert [compute, time] == spent(total)
 
 
 def test_the_settings_are_words_for_people(make):

@@ -11,6 +11,9 @@ from outgrow.show.run import Run
 WORDS = {"check": "checks", "branch": "branches", "save": "saving"}
 """What the parts of a total are called; other parts keep their names."""
 
+WITHIN = ("train", "compile")
+"""What is no part beside the others: what training took is the whole, and compiling is in training and branches."""
+
 
 @dataclass(frozen=True)
 class Bar:
@@ -38,7 +41,8 @@ def spent(total: Record) -> list[Bar]:
         total: The totals of the run.
 
     Returns:
-        A bar of compute and of time with its parts, and one of energy where that is known.
+        A bar of compute and of time with its parts, and one of energy where that is known. The time of compiling is in
+        those of training and branches.
     """
     bars = [
         _bar(
@@ -131,7 +135,7 @@ def _parts(total: Record, ending: str) -> dict[str, float]:
 def _named(total: Record, ending: str) -> Iterator[tuple[str, float]]:
     for key, value in total.items():
         word = key.removesuffix(ending)
-        if key.endswith(ending) and word != "train" and quantity.known(value):
+        if key.endswith(ending) and word not in WITHIN and quantity.known(value):
             yield WORDS.get(word, word.replace("_", " ")), value
 
 
