@@ -100,6 +100,11 @@ def test_frozen_layers_stay_frozen(tmp_path):
     assert [p.requires_grad for p in loaded.parameters()] == [p.requires_grad for p in net.parameters()]
 
 
+def test_a_network_without_gradients_is_written_as_classes(tmp_path):
+    net = Forward(lambda m, x: torch.sigmoid(m.a(x)).mul_(m.weight), a=nn.Linear(4, 4))
+    assert not file_of(net, FORMATS["python"], tmp_path).lost
+
+
 def test_what_is_lost_of_the_training_is_told(tmp_path):
     done = file_of(NoBack(), FORMATS["python"], tmp_path)
     assert re.search("for prediction alone, .* in place of classes: they would train other weights", done.lost)
@@ -189,6 +194,7 @@ def test_a_mean_far_from_zero_hides_no_difference():
 @pytest.mark.parametrize("other", [float("-inf"), float("nan"), 1.0])
 def test_what_is_not_finite_has_to_be_the_same(other):
     x = torch.tensor([[float("inf")], [1.0], [2.0]])
+    assert difference(nn.Identity(), lambda x: x.nan_to_num(0.5), [x.masked_fill(x == 1, float("nan"))]) == float("inf")
     assert difference(nn.Identity(), lambda x: x, [x]) == 0
     assert difference(nn.Identity(), lambda x: x.masked_fill(x.isinf(), other), [x]) == float("inf")
 

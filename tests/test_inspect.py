@@ -103,6 +103,11 @@ def test_a_script_that_ends_the_program_is_told(here, capsys):
     assert told.startswith("outgrow: script:net: importing script ends the program, as a script does")
 
 
+def test_a_module_may_take_the_folder_out_of_the_path(here, capsys):
+    (here / "script.py").write_text("import sys\nfrom mynets import small\n\nsys.path[:] = sys.path[1:]\n")
+    assert main(["inspect", "script:small", "--example", "2x5x3"]) == 0
+
+
 def test_a_factory_finds_what_lies_beside_it(here, capsys):
     assert main(["inspect", "mynets:later", "--example", "1x3"]) == 0
     assert "Linear, 8 parameters" in capsys.readouterr().out

@@ -21,6 +21,9 @@ from outgrow.net.remove import remove_
 from outgrow.net.widen import widen_
 from outgrow.train.grower import Grower
 
+if not hasattr(torch.optim, "Muon"):
+    pytest.skip("this torch has no Muon", allow_module_level=True)
+
 
 def steps(model: nn.Module, optimizers: Iterable[Optimizer], start: int, stop: int) -> None:
     for at in range(start, stop):

@@ -175,15 +175,6 @@ def test_the_board_of_a_run_that_is_done_is_full(reason, share):
     assert re.search(rf"│ epoch 5/12 .* {share} % ", last)
 
 
-def test_what_is_recalled_holds_no_branch_that_goes_on():
-    records, file = list(story()), io.StringIO()
-    console = Console("runs/digits", file=file, force_terminal=True)
-    console.recall([*records, BRANCH])
-    with console:
-        console.tick(0)
-    assert re.search(r"│ epoch 12/12 +━+ +100 % ", without_codes(file.getvalue()))
-
-
 def test_a_wait_is_told_where_it_is_long():
     for terminal, patience, told in ((False, 60.0, False), (False, 0.0, True), (True, 60.0, True)):
         file = io.StringIO()

@@ -4,6 +4,7 @@ import importlib
 import re
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,8 @@ def imported(name: str, what: str, such_as: str) -> Any:
         said = " ".join(f"{kind}{error}".split())
         raise InputError(f"{name}: {said}; run it where 'import {module}' works") from error
     finally:
-        sys.path.remove(here)
+        with suppress(ValueError):  # the module may have taken it out
+            sys.path.remove(here)
         if here not in sys.path:
             sys.path.append(here)  # for what a factory imports when it is called, behind all else
     return found

@@ -81,8 +81,7 @@ def demand_journal(folder: RunFolder) -> None:
     lacks = f"{journal}: {'no whole record in it' if journal.exists() else 'no such file'}"
     if wrong := folder.damage() or ("" if folder.records() else lacks):
         raise InputError(
-            f"{wrong}; so nothing tells how far the run is: put its journal back, or start anew by outgrow grow "
-            f"--overwrite, which removes its sizes"
+            f"{wrong}; so nothing tells how far the run is: put its journal back, or grow anew in another folder"
         )
 
 

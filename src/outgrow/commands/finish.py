@@ -64,7 +64,8 @@ def finish(options: "Finish") -> int:
     with waiting(f"reading {grown.data}"):
         dataset = dataset_of(grown)
     if digest(dataset) != config.within("data").text("sha256"):
-        raise InputError(f"the data of {dataset.name} are not those that the run in {folder.path} learned")
+        elsewhere = "" if grown.data in NAMES else "; say where those are with --data"
+        raise InputError(f"the data of {dataset.name} are not those that the run in {folder.path} learned{elsewhere}")
     network = seed_from_json(config.within("seed_network"), options.model)
     recipe = Recipe.from_json(config.within("recipe"))
     console, device = Console(folder.path), device_of(options.device)

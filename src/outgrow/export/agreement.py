@@ -35,7 +35,7 @@ def difference(net: nn.Module, read: Callable[[Tensor], Tensor], batches: Sequen
         return float("inf")
     expected, received = map(torch.cat, zip(*pairs, strict=True))
     finite = expected.isfinite() & received.isfinite()
-    if not torch.equal(expected[~finite].nan_to_num(0.5), received[~finite].nan_to_num(0.5)):
+    if not torch.allclose(expected[~finite], received[~finite], equal_nan=True):
         return float("inf")
     spread = (expected - expected.where(finite, 0.0).mean(0))[finite]
     gap, scale = _largest((expected - received)[finite]), _largest(spread) + _FAR * _largest(expected[finite])

@@ -102,24 +102,28 @@ def _write_classes(net: nn.Module, card: Card, file: Path) -> bool:
 
 def _unlike(net: nn.Module, x: Tensor, file: Path) -> str:
     """Say what is wrong with the classes in a file; empty for nothing."""
+    reached = _reached(net, x)
     try:
         other = read(file, net)
         if not difference(net, other, [x]) <= TOLERANCE:
             return "they compute something else"
-        if _reached(net, x) != _reached(other, x):
+        if reached is not None and reached != _reached(other, x):
             return "they would train other weights"
     except Exception as error:  # whatever code that was read wrongly raises
         return f"they don't run: {reason_of(error)}"
     return ""
 
 
-def _reached(net: nn.Module, x: Tensor) -> set[str]:
-    """The parameters that a gradient reaches."""
-    outputs = net(x)
+def _reached(net: nn.Module, x: Tensor) -> set[str] | None:
+    """The parameters that a gradient reaches; None where there can be none."""
     trained = {name: parameter for name, parameter in net.named_parameters() if parameter.requires_grad}
-    if not outputs.requires_grad:
-        return set()
-    gradients = torch.autograd.grad(outputs.sum(), [*trained.values()], allow_unused=True)
+    try:
+        outputs = net(x)
+        if not outputs.requires_grad:
+            return set()
+        gradients = torch.autograd.grad(outputs.sum(), [*trained.values()], allow_unused=True)
+    except RuntimeError:  # it writes over what a gradient needs, for instance
+        return None
     return {name for name, gradient in zip(trained, gradients, strict=True) if gradient is not None}
 
 

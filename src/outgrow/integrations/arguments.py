@@ -1,6 +1,6 @@
 """Arguments of the estimators as Python's own numbers, which may come as NumPy's, as a grid search passes them on."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from numbers import Integral, Real
 from typing import Any
 
@@ -33,7 +33,9 @@ def plain(given: Mapping[str, Any]) -> dict[str, Any]:
 
 def _plain(name: str, value: Any) -> Any:
     if name == "widths":
-        return tuple(_whole(name, width) for width in (value if isinstance(value, Iterable) else [value]))
+        if value is None:
+            raise InputError("widths: expected a whole number for each hidden layer, received None")
+        return tuple(_whole(name, width) for width in np.atleast_1d(np.asarray(value, object)))
     if name == "policy_options":
         return {option: _text(one) for option, one in (value or {}).items()}
     if value is None:

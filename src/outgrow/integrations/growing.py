@@ -287,8 +287,6 @@ class Growing(BaseEstimator):
         return tags
 
 
-def _reseeded(device: str) -> list[torch.device]:
-    """The GPUs whose chance a run seeds: its own one, and all where some are in use, since `torch.manual_seed` does."""
-    if torch.cuda.is_initialized():
-        return [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
-    return [torch.device(device)] if torch.device(device).type == "cuda" else []
+def _reseeded(device: str) -> list[int]:
+    """The numbers of the GPUs whose chance a run seeds: all where it is trained on one, else none."""
+    return [*range(torch.cuda.device_count())] if torch.device(device).type == "cuda" else []

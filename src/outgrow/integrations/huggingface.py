@@ -103,7 +103,7 @@ class Growing(TrainerCallback):
         demand_one_device(args)
         model, optimizer = kwargs["model"], innermost(kwargs["optimizer"])
         demand_linear(model)
-        demand_owned(model, optimizer)
+        demand_owned(model, [optimizer])
         saved = _kept(state).get(KEY)
         with chance_kept(model), plain_forward(model):
             example = self._example
@@ -218,7 +218,7 @@ class Growing(TrainerCallback):
 
     def _batches(self, grower: Grower, train: Any, args: TrainingArguments, step: int) -> Iterator[Any]:
         """Batches of the training set in an order that the step sets, as the Grower takes them."""
-        demand_owned(grower.model, *grower.optimizers)
+        demand_owned(grower.model, grower.optimizers)
         for batch in self._read(train, args, step):
             yield pair(batch) if self._loss else plain(batch)
 

@@ -1,5 +1,7 @@
 """A Trainer's optimizer, whose parameters must be those of the model."""
 
+from collections.abc import Sequence
+
 from torch import nn
 from torch.optim import Optimizer
 
@@ -7,13 +9,13 @@ from outgrow.errors import InputError
 from outgrow.net.optimizers import owned_by
 
 
-def demand_owned(model: nn.Module, optimizer: Optimizer) -> None:
-    """Check that an optimizer has all parameters of a model that are trained, and no others.
+def demand_owned(model: nn.Module, optimizers: Sequence[Optimizer]) -> None:
+    """Check that optimizers have all parameters of a model that are trained, and no others.
 
     Raises:
         InputError: It has not; which, and what to do.
     """
-    owned = owned_by([optimizer])
+    owned = owned_by(optimizers)
     lost = [name for name, p in model.named_parameters() if p.requires_grad and id(p) not in owned]
     foreign = len(owned - {id(parameter) for parameter in model.parameters()})
     if lost or foreign:

@@ -74,7 +74,7 @@ class ImportedSeed(SeedNetwork):
         """
         try:
             made = self.make(**_arguments(self.make, {"inputs": self.inputs, "outputs": self.outputs}))
-        except Exception as error:  # whatever the user's code does
+        except (Exception, SystemExit) as error:  # whatever the user's code does
             raise InputError(
                 f"{self.model}: expected a function or class to call with nothing, or with inputs={self.inputs} and "
                 f"outputs={self.outputs}; it raised {type(error).__name__}: {first_line(error)}"

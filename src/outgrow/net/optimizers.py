@@ -19,9 +19,9 @@ def each_of(optimizer: Optimizers | None) -> tuple[Optimizer, ...]:
     Examples:
         >>> import torch
         >>> layer = torch.nn.Linear(2, 2)
-        >>> optimizers = [torch.optim.Muon([layer.weight]), torch.optim.AdamW([layer.bias])]
+        >>> optimizers = [torch.optim.SGD([layer.weight]), torch.optim.AdamW([layer.bias])]
         >>> [type(one).__name__ for one in each_of(optimizers)]
-        ['Muon', 'AdamW']
+        ['SGD', 'AdamW']
     """
     given = (optimizer,) if isinstance(optimizer, Optimizer) else () if optimizer is None else optimizer
     if not isinstance(given, Sequence) or not all(isinstance(one, Optimizer) for one in given):

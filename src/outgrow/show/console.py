@@ -111,8 +111,7 @@ class Console:
         """
         self(records[0])
         for record in records[1:]:
-            if kind(record) != "branch":  # one that was stopped begins anew
-                self._board.add(record)
+            self._board.add(record)
             if kind(record) == "epoch":
                 self._advance(record["step"], record["seconds"])
 

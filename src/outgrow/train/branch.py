@@ -42,6 +42,7 @@ from outgrow.net.axis import Axis
 from outgrow.net.setting import Setting
 from outgrow.net.surgery import tensors_of
 from outgrow.train.average import settle_statistics_, settling_examples, update_
+from outgrow.train.chance import seed_
 from outgrow.train.distilled import Distilled, answers
 from outgrow.train.divergence import FINITE_EVERY
 from outgrow.train.energy import Meter, meter
@@ -197,7 +198,7 @@ class Branches:
         """
         began, energy = time.perf_counter(), meter(self._device, self._family.total.get("joules"))
         number, wanted = self.sizes.index(entry), self._steps(entry)
-        torch.manual_seed(self._seed + number)
+        seed_(self._device, self._seed + number)
         net, cut = self._start(entry)
         left, step = self._left(planned), self._training(entry, 1)
         share = min(left / sum((1 + CUT) * self._training(one, self._steps(one)) for one in planned), 1.0)

@@ -41,3 +41,14 @@ class Chance:
         torch.set_rng_state(states["torch"].clone())
         if self._device.type == "cuda" and "cuda" in states:
             torch.cuda.set_rng_state(states["cuda"].clone(), self._device)
+
+
+def seed_(device: str, seed: int) -> None:
+    """Seed torch's global source, and those of GPUs where the network is trained on one.
+
+    `torch.manual_seed` alone would also leave its seed for GPUs that nobody has used yet.
+    """
+    if torch.device(device).type == "cpu":
+        torch.default_generator.manual_seed(seed)
+    else:
+        torch.manual_seed(seed)

@@ -25,6 +25,7 @@ from outgrow.net.surgery import tensors_of
 from outgrow.train.account import Account, Course
 from outgrow.train.allowance import Allowance
 from outgrow.train.average import restart_, settle_statistics_, settling_examples, update_
+from outgrow.train.chance import seed_
 from outgrow.train.checkpoints import Checkpoint, Checkpoints
 from outgrow.train.circumstances import of_data, of_machine
 from outgrow.train.divergence import FINITE_EVERY, DivergedError
@@ -98,7 +99,7 @@ class Trainer:
         self._data, self._recipe, self._folder, self._device = dataset, recipe, folder, device
         self._on_record, self._on_step, self._seed = on_record, on_step, seed
         self._policy_name, self._compiled = policy_name, compiled
-        torch.manual_seed(seed)
+        seed_(device, seed)
         self._network = network
         self._model = network.build().to(device)
         recipe, self._budget = staged(recipe, budget or Budget(), sizes, parameters(self._model))
