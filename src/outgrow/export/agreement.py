@@ -15,7 +15,8 @@ def difference(net: nn.Module, read: Callable[[Tensor], Tensor], batches: Sequen
     """Return the largest difference between outputs, relative to how far they are spread.
 
     The scale is the largest deviation of an output from its mean, and a fifth of the largest output: so much that 16
-    rounding errors of it are within the tolerance. So a network whose target is 200,000 +- 1 is told from another one.
+    rounding errors of it are within the tolerance; the largest output at most. So a network whose target is
+    200,000 +- 1 is told from another one.
 
     Args:
         net: The network, in eval mode.
@@ -27,7 +28,7 @@ def difference(net: nn.Module, read: Callable[[Tensor], Tensor], batches: Sequen
 
     Examples:
         >>> round(difference(nn.Identity(), lambda x: x + 0.25, [torch.tensor([[1.0], [-1.0]])]), 2)
-        0.21
+        0.25
     """
     with torch.no_grad():
         pairs = [(net(x).double(), read(x).double()) for x in batches]
@@ -38,7 +39,8 @@ def difference(net: nn.Module, read: Callable[[Tensor], Tensor], batches: Sequen
     if not torch.allclose(expected[~finite], received[~finite], equal_nan=True):
         return float("inf")
     spread = (expected - expected.where(finite, 0.0).mean(0))[finite]
-    gap, scale = _largest((expected - received)[finite]), _largest(spread) + _FAR * _largest(expected[finite])
+    gap, size = _largest((expected - received)[finite]), _largest(expected[finite])
+    scale = min(_largest(spread) + _FAR * size, size)
     return gap / scale if scale else gap
 
 
