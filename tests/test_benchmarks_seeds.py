@@ -197,6 +197,7 @@ def test_a_run_in_another_precision_is_another_run():
 def test_runs_on_images_make_lines_that_tables_take(monkeypatch, row):
     monkeypatch.setattr(cifar, "CIFAR", "digits")
     monkeypatch.setattr(cifar, "SECNN_SIZE", 8_000)
+    monkeypatch.setattr(cifar, "LARGE_SIZES", (5_000,))
     (job,) = cifar.jobs([0], [row], epochs=1, largest=5_000)
     line = json.loads(json.dumps(cifar.run(job, AT)))
     assert job.key().items() <= line.items()

@@ -7,6 +7,7 @@ default policy; our seed network and its family; and plain networks of the famil
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import cycle
 from operator import itemgetter
 
@@ -25,24 +26,28 @@ from outgrow.train.finish import Finishing
 from outgrow.train.recipe import NORMED_RATE, RATE, Recipe
 from outgrow.train.uniform import uniform
 from seeds.growing import At, grown, newest, percent
+from seeds.networks import whitened
 
-TARGETS = {5_000: 70.0, 15_000: 80.0, 30_000: 84.1, 62_000: 88.0, 160_000: 92.0, 2_800_000: 94.0}
+TARGETS = {5_000: 70.0, 15_000: 80.0, 30_000: 84.1, 62_000: 88.0, 160_000: 92.0, 2_000_000: 94.0}
 """Test accuracy to reach with our best [%], by parameters; the last for SENN, above 93 % at a size that is not told."""
 SIZES = tuple(TARGETS)
 WIDTHS, BATCH = (3, 6, 12), 128
 SECNN_SIZE = 62_698  # of SECNN's best, mean over five runs
-DEEPER = "family,depth=2"
+LARGE = "family,whitened"
 ROWS = {
     "secnn,share=1": "SECNN's seed network, `secnn`, no limit",
     "secnn,share=1,tau=1.03": "the same, where a score rises by 3 %, not twofold",
     "outgrow,depth=true": "the same network, the default policy with blocks, at most 62,698 parameters",
     "family": "our seed network, its family",
     "family,length=0.16": "the same, branches twice as long",
-    DEEPER: "a seed network of two blocks a stage, its family",
+    LARGE: "a seed network whose first layer whitens, the larger sizes",
     "alone": "plain networks of its sizes, each by itself",
 }
 WATCHED = tuple(ROWS)[:3]
-FAMILIES = {"family": Finishing(), "family,length=0.16": Finishing(length=0.16), DEEPER: Finishing()}
+FAMILIES = {"family": Finishing(), "family,length=0.16": Finishing(length=0.16), LARGE: Finishing()}
+LARGE_SIZES = (62_000, 160_000, 2_000_000)
+LARGE_RECIPE = {"rate": 1e-2, "weight_decay": 3e-2, "smoothing": 0.1, "constant": 0.15}  # the rate falls as soon as nothing grows any more
+WHITENING = 5_000  # images that tell the principal axes of patches
 EVEN = "outgrow,multiple=16"  # of widths from 32 on, which bfloat16 on a CPU computes faster
 PUBLISHED = ("11,360", "33,655", "84.1", "62,698")
 SECNN = ((11_360, 33_655, 62_698), (70, 80, 84.1))
@@ -79,8 +84,9 @@ class Job:
         setup = [list(WIDTHS), BATCH, NORMED_RATE, SECNN_SIZE]
         of_newborns = {} if self.row == "alone" else {"first_rate": RATE}
         of_branches = {"highest_rate": HIGHEST} if self.row in FAMILIES else {}
+        of_recipe = {"recipe": LARGE_RECIPE} if self.row == LARGE else {}
         of_run = {"row": self.row, "epochs": self.epochs, "sizes_wanted": sizes, "seed": self.seed, "setup": setup}
-        return of_run | {"precision": self.precision} | of_newborns | of_branches
+        return of_run | {"precision": self.precision} | of_recipe | of_newborns | of_branches
 
     def __str__(self) -> str:
         return f"{self.row}, {self.epochs} epochs, {self.precision}, seed {self.seed}"
@@ -102,8 +108,16 @@ def jobs(
         largest: Leave out sizes above this [parameters].
         precision: Of the training steps.
     """
-    sizes = tuple(size for size in SIZES if size <= largest)
-    return [Job(one, epochs or 300, sizes, seed, precision) for seed in seeds for one in rows or ROWS]
+    return [
+        Job(one, epochs or 300, tuple(s for s in sizes_of(one) if s <= largest), seed, precision)
+        for seed in seeds
+        for one in rows or ROWS
+    ]
+
+
+def sizes_of(one: str) -> tuple[int, ...]:
+    """The sizes of a row [parameters]."""
+    return LARGE_SIZES if one == LARGE else SIZES
 
 
 def run(job: Job, at: At) -> dict:
@@ -111,24 +125,37 @@ def run(job: Job, at: At) -> dict:
     task = Task(CIFAR, "resnet", job.epochs, BATCH, widths=WIDTHS)
     data, recipe = task.load(at.data), replace(task.recipe, rate=NORMED_RATE)
     if job.row in WATCHED:
-        network = of_here("secnn", data)
+        network = of_secnn(data)
         limit = None if job.row.startswith("secnn") else SECNN_SIZE
         how = {"max_params": limit, "watched": True}
         line = grown(data, network, recipe, job.row, job.seed, at.device, job.precision, **how)
     elif job.row in FAMILIES:
         how = {"sizes": job.sizes, "finish": FAMILIES[job.row], "keep": at.kept(job.name)}
-        network, policy = (of_here("deeper", data), EVEN) if job.row == DEEPER else (task.network(data), "outgrow")
+        network, policy = task.network(data), "outgrow"
+        if job.row == LARGE:
+            network, policy, recipe = large(data), EVEN, replace(recipe, **LARGE_RECIPE)
         line = grown(data, network, recipe, policy, job.seed, at.device, job.precision, **how)
     else:
         line = alone(data, task.network(data), recipe, job, at.device)
     return {**job.key(), **line, **at.made()}
 
 
-def of_here(name: str, data: Dataset) -> ImportedSeed:
-    """Return one of the networks of this folder."""
+def of_secnn(data: Dataset) -> ImportedSeed:
+    """Return SECNN's seed network."""
+    return imported_seed("seeds.networks:secnn", data.inputs, data.outputs, **scales(data))
+
+
+def large(data: Dataset) -> ImportedSeed:
+    """Return the seed network of the larger sizes, whose first layer whitens patches of the training part."""
+    mean, std = (statistic.view(-1, 1, 1) for statistic in data.input_statistics())
+    images = (data.train.x[:WHITENING].float() / 255 - mean) / std
+    return ImportedSeed("seeds.networks:whitened", partial(whitened, images), data.inputs, data.outputs, **scales(data))
+
+
+def scales(data: Dataset) -> dict[str, tuple[float, ...]]:
+    """Mean and standard deviation of each channel, as a seed network takes them."""
     mean, std = data.input_statistics()
-    scales = {"input_mean": tuple(mean.tolist()), "input_std": tuple(std.tolist())}
-    return imported_seed(f"seeds.networks:{name}", data.inputs, data.outputs, **scales)
+    return {"input_mean": tuple(mean.tolist()), "input_std": tuple(std.tolist())}
 
 
 def alone(data: Dataset, network: Seed, recipe: Recipe, job: Job, device: str) -> dict:

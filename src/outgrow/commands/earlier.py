@@ -137,7 +137,7 @@ def _other_consequences(then: Mapping[str, Any], now: Mapping[str, Any]) -> Iter
     if then.get("data", {}).get("sha256") != now["data"]["sha256"]:
         yield f"the data of {now['data']['name']} have changed"
     if isinstance(recipe := then.get("recipe"), Mapping):
-        then = {**then, "recipe": {"early_stopping": False, **recipe}}  # older runs don't tell
+        then = {**then, "recipe": {"early_stopping": False, "smoothing": 0.0, **recipe}}  # older runs don't tell
     for key in ("seed_network", "recipe", "policy"):
         if then.get(key) != now[key]:
             yield f"the same options make another {key.replace('_', ' ')} now"

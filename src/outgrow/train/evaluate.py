@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -74,9 +75,16 @@ def merit(task: str, found: Mapping[str, float | None]) -> tuple[float, float]:
     return worth(task, found), -math.inf if loss is None else -loss
 
 
-def loss_of(dataset: Dataset) -> Loss:
-    """Return what networks are trained for: cross-entropy, or the squared error over the target's variance."""
-    return StandardizedMSE(dataset.target_statistics()[1]) if dataset.task == "regression" else F.cross_entropy
+def loss_of(dataset: Dataset, smoothing: float = 0.0) -> Loss:
+    """Return what networks are trained for: cross-entropy, or the squared error over the target's variance.
+
+    Args:
+        dataset: Says which.
+        smoothing: Share of each class target that is spread over all classes.
+    """
+    if dataset.task == "regression":
+        return StandardizedMSE(dataset.target_statistics()[1])
+    return partial(F.cross_entropy, label_smoothing=smoothing) if smoothing else F.cross_entropy
 
 
 class StandardizedMSE:

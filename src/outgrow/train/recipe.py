@@ -23,6 +23,8 @@ class Recipe:
         batch_size: Examples a step.
         rate: Peak learning rate of AdamW.
         weight_decay: Decay of weights (not of biases and norms).
+        smoothing: Share of each class target that is spread over all classes while the network trains, and in checks
+            (label smoothing: Szegedy et al., arXiv 1512.00567); losses that are told are without it.
         warmup: Share of the run in which the rate rises from zero.
         share: Share of the run in which the network grows.
         constant: Share of the run after which the rate falls; not before the growth is over, but for a policy that
@@ -37,6 +39,7 @@ class Recipe:
     batch_size: int
     rate: float = RATE
     weight_decay: float = 1e-2
+    smoothing: float = 0.0
     warmup: float = 0.02
     share: float = 0.15
     constant: float = 0.6
@@ -96,6 +99,7 @@ class Recipe:
         """
         values: dict[str, Any] = {name: stored.whole(name, least=1) for name in ("epochs", "batch_size", "events")}
         values |= {name: stored.number(name) for name in ("rate", "weight_decay", "warmup", "share", "constant")}
+        values |= {"smoothing": stored.number("smoothing")} if "smoothing" in stored else {}
         return cls(**values, early_stopping="early_stopping" in stored and stored.flag("early_stopping"))
 
     def holding_until(self, share: float) -> "Recipe":
