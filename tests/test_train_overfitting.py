@@ -235,13 +235,15 @@ def test_overfitting_is_told(stopped):
 
 @pytest.mark.parametrize("early", [True, False])
 def test_recipes_come_back_from_json(early):
-    recipe = replace(Recipe(3, 32), early_stopping=early)
+    recipe = replace(Recipe(3, 32), early_stopping=early, smoothing=0.1)
     assert Recipe.from_json(Stored(asdict(recipe), "config.json")) == recipe
 
 
 def test_recipes_of_earlier_runs_have_none():
-    values = {key: value for key, value in asdict(RECIPE).items() if key != "early_stopping"}
-    assert not Recipe.from_json(Stored(values, "config.json")).early_stopping
+    values = {key: value for key, value in asdict(RECIPE).items() if key not in ("early_stopping", "smoothing")}
+    read = Recipe.from_json(Stored(values, "config.json"))
+    assert not read.early_stopping
+    assert not read.smoothing
     with pytest.raises(InputError, match="early_stopping: expected true or false, received 'yes'"):
         Recipe.from_json(Stored(values | {"early_stopping": "yes"}, "config.json"))
 

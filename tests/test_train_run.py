@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import os
 from pathlib import Path
 
@@ -99,8 +100,9 @@ def test_a_run_grows_within_its_budget_and_keeps_the_function_at_every_edit(tmp_
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_loading_each_size_gives_exactly_what_family_json_states(tmp_path, case):
-    trainer(tmp_path, case).run()
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_loading_each_size_gives_exactly_what_family_json_states(tmp_path, case, smoothing):
+    trainer(tmp_path, case, smoothing=smoothing).run()
     family = json.loads((tmp_path / "family.json").read_text())
     data = dataset(case)
     loss = torch.nn.functional.cross_entropy
@@ -114,6 +116,22 @@ def test_loading_each_size_gives_exactly_what_family_json_states(tmp_path, case)
         assert flops(net, data.test.x[:1].float()) == size["flops"]
         for split, stated in ((data.validation, size["validation"]), (data.test, size["test"])):
             assert evaluate(net, Batches(split, 256), loss, data.task) == stated
+
+
+def test_who_learns_smoothed_labels_is_never_sure(tmp_path):
+    """The loss is least where the answer has 1 - smoothing (1 - 1 / classes), and no less than that entropy."""
+    found = {}
+    for smoothing in (0.0, 0.6):
+        records = []
+        one = trainer(tmp_path / str(smoothing), "images", records=records, smoothing=smoothing)
+        one.run()
+        x, _ = next(iter(Batches(dataset("images").test, 256)))
+        sure = one.model.eval()(x).softmax(1).amax(1).mean()
+        found[smoothing] = sure.item(), [epoch["train_loss"] for epoch in records if epoch.get("record") == "epoch"]
+    assert found[0.0][0] > 0.9
+    assert abs(found[0.6][0] - 0.55) < 0.1
+    entropy = -(0.55 * math.log(0.55) + 0.45 * math.log(0.15))
+    assert found[0.0][1][-1] < entropy < min(found[0.6][1])
 
 
 def test_runs_with_one_seed_are_equal_bit_for_bit_and_with_another_they_are_not(tmp_path):

@@ -46,7 +46,8 @@ ROWS = {
 WATCHED = tuple(ROWS)[:3]
 FAMILIES = {"family": Finishing(), "family,length=0.16": Finishing(length=0.16), LARGE: Finishing()}
 LARGE_SIZES = (62_000, 160_000, 2_000_000)
-LARGE_RECIPE = {"rate": 1e-2, "weight_decay": 3e-2, "smoothing": 0.1, "constant": 0.15}  # the rate falls as soon as nothing grows any more
+LARGE_RECIPE = {"rate": 1e-2, "weight_decay": 3e-2, "smoothing": 0.1, "constant": 0.15}
+"""How the larger sizes are trained; the rate falls as soon as nothing grows any more."""
 WHITENING = 5_000  # images that tell the principal axes of patches
 EVEN = "outgrow,multiple=16"  # of widths from 32 on, which bfloat16 on a CPU computes faster
 PUBLISHED = ("11,360", "33,655", "84.1", "62,698")
