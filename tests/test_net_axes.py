@@ -292,8 +292,9 @@ def test_what_does_not_run_is_one_line(example, capfd):
 
 
 def test_branches_that_depend_on_the_data_are_those_of_the_example():
-    with pytest.warns(UserWarning, match=r"this example did not use 0.a.weight, 0.a.bias"):
+    with pytest.warns(UserWarning, match=r"this example did not use 0.a.weight, 0.a.bias") as told:
         found = by_name(nn.Sequential(Branches(), nn.Linear(3, 3), nn.Linear(3, 2)), ROW)
+    assert told[0].filename == __file__
     assert found["1"].growable
 
 

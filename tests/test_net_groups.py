@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+import outgrow
 from optimizer_cases import CLOSE, every_edit, gradient, inserted, layer, seed, steps, widened
 from optimizer_snapshot import everything_in
 from outgrow.errors import GrowthError
@@ -42,8 +43,9 @@ def test_groups_keep_their_options_and_parameters():
 def test_an_optimizer_of_some_parameters():
     model = seed()
     optimizer = torch.optim.Adam(model[4].parameters())
-    with pytest.warns(UserWarning, match="Adam does not train 0.weight, 0.bias, 2.weight, which"):
-        widened(model, "0", 2, optimizer)
+    with pytest.warns(UserWarning, match="Adam does not train 0.weight, 0.bias, 2.weight, which") as told:
+        outgrow.widen_(model, "0", 2, example=torch.zeros(1, 3).double(), optimizer=optimizer)
+    assert told[0].filename == __file__
     assert [id(p) for p in optimizer.param_groups[0]["params"]] == [id(p) for p in model[4].parameters()]
 
 

@@ -1,6 +1,5 @@
 """Find the axes of a model: what can grow, what is fixed and why."""
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -13,6 +12,7 @@ from outgrow.net.axis import Member as Member
 from outgrow.net.confirm import Found, confirmed
 from outgrow.net.graph import Graph, graph_of
 from outgrow.net.inputs import Example, check_kind
+from outgrow.net.notice import warn
 from outgrow.net.preserve import lively
 from outgrow.net.surgery import tensors_of
 from outgrow.net.trace import Trace, walk
@@ -70,10 +70,9 @@ def _warn_of_unseen(model: nn.Module, graph: Graph, growable: Sequence[Axis]) ->
     sizes = {tensors[member.tensor].shape[member.dim] for axis in growable for member in axis.members}
     unseen = [name for name, p in model.named_parameters() if name not in met and not sizes.isdisjoint(p.shape)]
     if unseen:
-        warnings.warn(
+        warn(
             f"{type(model).__name__}: this example did not use {', '.join(unseen[:4])}; what reads a grown axis there "
-            f"does not grow along",
-            stacklevel=3,
+            f"does not grow along"
         )
 
 

@@ -1,7 +1,6 @@
 """Carry an optimizer's state and averaged weights through an edit."""
 
 import copy
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -16,6 +15,7 @@ from outgrow.errors import GrowthError
 from outgrow.net.edit import Change, Edit
 from outgrow.net.laws import law_of
 from outgrow.net.newborns import BIRTHS, Newborns, births_after
+from outgrow.net.notice import warn
 from outgrow.net.optimizers import Optimizers, each_of, owned_by
 from outgrow.net.setting import apply_settings_
 from outgrow.net.surgery import insert_, replace_, tensors_of
@@ -78,11 +78,10 @@ def carry_optimizer_(optimizer: Optimizers, edit: Edit, model: nn.Module, before
     held = owned_by(optimizers)
     if apart := [change.name for change in edit.changes if change.new.requires_grad and id(change.old) not in held]:
         given = " and ".join(type(one).__name__ for one in optimizers)
-        warnings.warn(
+        warn(
             f"{edit.what}: {given} {'do' if len(optimizers) > 1 else 'does'} not train {', '.join(apart[:4])}, which "
             f"the edit has made anew: another optimizer that does holds what was there before; pass it as well, "
-            f"optimizer=[one, another]",
-            stacklevel=2,
+            f"optimizer=[one, another]"
         )
     joined = _joined(optimizers, edit, before)
     for at, one in enumerate(optimizers):
@@ -105,10 +104,9 @@ def _carry_(
     if any(isinstance(entries, dict) and BIRTHS in entries for entries in state.values()):
         Newborns.follow(optimizer)
     if anew:
-        warnings.warn(
+        warn(
             f"{edit.what}: {type(optimizer).__name__} has state that can't follow the edit, as it is not of the shape "
-            f"of its parameter; it starts anew for {', '.join(anew)}",
-            stacklevel=3,
+            f"of its parameter; it starts anew for {', '.join(anew)}"
         )
 
 

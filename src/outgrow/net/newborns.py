@@ -10,7 +10,6 @@ their gradients are, until a ReLU behind them lets nothing through.
 """
 
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -23,6 +22,7 @@ from torch.optim import Optimizer
 
 from outgrow.net.edit import Change, grid
 from outgrow.net.laws import Group, Law, Step, law_of, taken
+from outgrow.net.notice import warn
 from outgrow.net.optimizers import innermost
 
 BIRTHS = "births"
@@ -213,9 +213,8 @@ def _captured() -> bool:
     """Whether a graph of the step is recorded, in which ages would stand still; it says so."""
     if not (torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()):
         return False
-    warnings.warn(
+    warn(
         "this optimizer's step is captured in a CUDA graph, where entries born by a growth can't have the bias "
-        "correction of their own age; take the steps after a growth without a graph until they have grown up",
-        stacklevel=2,
+        "correction of their own age; take the steps after a growth without a graph until they have grown up"
     )
     return True
