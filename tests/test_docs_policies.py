@@ -122,5 +122,5 @@ def test_the_help_names_every_policy(capsys):
 
 def test_the_command_of_the_page_is_understood(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    shown = next(line for line in PAGE.splitlines() if line.startswith("outgrow grow digits --policy senn"))
+    shown = next(line for line in PAGE.splitlines() if line.startswith("outgrow grow digits --out runs/senn"))
     assert main([*shlex.split(shown)[1:], "--model", "mlp", "--epochs", "1"]) == 0

@@ -205,10 +205,10 @@ def test_the_page_on_families_runs_as_it_stands(tmp_path, monkeypatch, capsys):
     monkeypatch.delitem(sys.modules, "mynets", raising=False)
     blocks = dict(re.findall(r"<!-- (\S+) -->\n```python\n(.*?)```", PAGE, re.DOTALL))
     (tmp_path / "mynets.py").write_text(blocks["mynets.py"])
-    assert main(["grow", "digits", "--model", "mynets:small", "--epochs", "1"]) == 0
+    assert main(["grow", "digits", "--model", "mynets:small", "--out", "runs/own", "--epochs", "1"]) == 0
     exec(compile(blocks["load"], "family.md", "exec"), {})
     sys.modules.pop("mynets")
-    assert main(["grow", "digits", "--epochs", "1", "--overwrite"]) == 0
+    assert main(["grow", "digits", "--epochs", "1"]) == 0
     capsys.readouterr()
     exec(compile(blocks["choose"], "family.md", "exec"), {})
     assert capsys.readouterr().out.startswith("| size ")

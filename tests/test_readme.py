@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from outgrow.cli import main
+
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 
@@ -50,6 +52,16 @@ def test_the_estimator_of_the_readme_runs_as_shown(printed):
     page = (ROOT / "docs" / "sklearn.md").read_text().split("<!-- sklearn -->")[1].split("```python\n")[1]
     for code in (shown, page.split("```")[0]):
         assert re.match(r"0\.9\d+ \[\d+", printed(code))
+
+
+def test_new_rows_are_encoded_as_shown(printed, tmp_path):
+    rows = [f"{rooms},{'north' if rooms % 3 else 'south'},{50 * rooms}" for rooms in range(1, 61)]
+    (tmp_path / "houses.csv").write_text("\n".join(["rooms,side,price", *rows]))
+    (tmp_path / "new.csv").write_text("side,rooms\nsouth,7\nwest,\n")
+    out = str(tmp_path / "runs" / "houses")
+    assert main(["grow", str(tmp_path / "houses.csv"), "--target", "price", "--epochs", "1", "--out", out]) == 0
+    page = (ROOT / "docs" / "data.md").read_text().split("<!-- rows -->")[1].split("```python\n")[1]
+    assert re.search(r"^tensor\(\[\[.*\],\n +\[.*\]\]\)$", printed(page.split("```")[0]), re.MULTILINE)
 
 
 def test_a_loop_goes_on_as_shown(printed):

@@ -1,4 +1,6 @@
-"""The command line: `outgrow grow`, `outgrow inspect`, `outgrow report`, `outgrow export`, `outgrow compare`."""
+"""The command line: `outgrow grow`, `outgrow inspect`, `outgrow report`, `outgrow finish`,
+`outgrow export`, `outgrow compare`.
+"""
 
 import os
 import sys
@@ -61,7 +63,8 @@ class Grow:
     resume: bool = False
     """Go on with the run in that folder, from its last whole state; give the same options as before."""
     data_dir: Annotated[Path | None, _option("DIR")] = None
-    """Where mnist, fashion-mnist and cifar10 are, or are downloaded to; $OUTGROW_DATA if not given."""
+    """Where mnist, fashion-mnist and cifar10 are, or are downloaded to; $OUTGROW_DATA, else ~/.cache/outgrow, if not
+    given."""
     target: Annotated[str | None, _option("COLUMN")] = None
     """The column of a CSV to predict."""
     task: Annotated[str | None, _option("classification|regression")] = None
@@ -77,7 +80,8 @@ class Grow:
     device: Annotated[str, tyro.conf.arg(metavar="DEVICE")] = "auto"
     """cpu, cuda, or auto."""
     precision: Annotated[str, _option("fp32|bf16|fp16")] = "fp32"
-    """fp32, or bf16 or fp16 for mixed precision, faster where GPU or CPU has units for it; checks are in float32."""
+    """fp32, or bf16 or fp16 for mixed precision, faster for all but small networks where the device has units for it;
+    checks are in float32."""
     compile: bool = False
     """Train with torch.compile, anew after each growth; the report tells the time that it takes."""
     tensorboard: bool = False
@@ -157,7 +161,8 @@ class Export:
 
 @dataclass
 class Finish:
-    """Train a branch for each size of a run that is done, so that it is as good as if it had been trained alone."""
+    """Finish sizes of a run that is done: each is cut out of a larger one and trained for a short while, which mostly
+    brings it close to what it would be if trained alone."""
 
     run: tyro.conf.Positional[Path]
     """The run's folder."""
