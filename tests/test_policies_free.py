@@ -9,7 +9,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from outgrow.grow.budget import Budget, Cost
-from outgrow.grow.policies.proportional import FREE_PRICE, PRICE, Proportional
+from outgrow.grow.policies.proportional import FREE_PRICE, PRICE, PRUNINGS, Proportional
 from policy_cases import GROWN, candidate, event, limited, present, situation
 
 
@@ -93,3 +93,20 @@ def test_sizes_that_are_wanted_and_growth_at_any_price_keep_to_the_plan():
     for policy in (Proportional(stops=(500,)), Proportional(price=-1.0), Proportional(until=0.15)):
         assert policy.propose(situation(progress=0.4, history=[last])) is None
     assert Proportional().propose(situation(progress=0.4, history=[last]))
+
+
+def test_without_a_limit_units_go_only_when_the_growth_has_ended():
+    courses = []
+    for prune in (False, True):
+        policy, history = Proportional(prune=prune), []
+        for step in range(201):
+            now = situation(progress=step / 200, history=history)
+            if (plan := policy.propose(now)) is not None:
+                grown = (GROWN,) if plan.units else ()
+                history.append(event(len(history) + 1, growths=grown, progress=now.progress))
+        courses.append([(one.progress, bool(one.growths)) for one in history])
+    plain, pruned = courses
+    assert pruned[:-PRUNINGS] == plain
+    assert not any(grown for _, grown in pruned[-PRUNINGS:])
+    assert all(grown for _, grown in plain)
+    assert plain[-1][0] > 0.5

@@ -1,6 +1,4 @@
-"""The command line: `outgrow grow`, `outgrow inspect`, `outgrow report`, `outgrow finish`,
-`outgrow export`, `outgrow compare`.
-"""
+"""The command line: `outgrow grow`, `inspect`, `report`, `finish`, `export` and `compare`."""
 
 import os
 import sys
@@ -161,8 +159,7 @@ class Export:
 
 @dataclass
 class Finish:
-    """Finish sizes of a run that is done: each is cut out of a larger one and trained for a short while, which mostly
-    brings it close to what it would be if trained alone."""
+    """Finish sizes of a run that is done: each is cut out of a larger one and trained on for a short while."""
 
     run: tyro.conf.Positional[Path]
     """The run's folder."""

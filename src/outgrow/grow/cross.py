@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from outgrow.grow.moments import Call, Moments, recorded_calls
-from outgrow.grow.objective import Objective
+from outgrow.grow.objective import Objective, pulled_back
 from outgrow.grow.patches import is_mixer, read_rows
 from outgrow.grow.sample import Batch, examples_in
 from outgrow.grow.score import solve
@@ -109,7 +109,7 @@ def _gradients(
     edges = [one.edge for path in readers for one in calls[path]]
     if not edges:
         return calls, {path: [] for path in readers}
-    found = iter(torch.autograd.grad(answer.values, edges, answer.gradient(), allow_unused=True))
+    found = iter(pulled_back(answer, edges, answer.gradient()))
     return calls, {path: [next(found) for _ in calls[path]] for path in readers}
 
 
@@ -142,7 +142,7 @@ def _weight_gradient(module: nn.Module, read: Tensor, features: Tensor, u: Tenso
         tokens = read[0].numel() // read.shape[-1]
         places = tokens * entries
         side = math.isqrt(places)
-        if features.ndim == 4 and side**2 == places:
+        if features.ndim == 4 and math.prod(features.shape[2:]) != places == side**2:
             features = F.adaptive_avg_pool2d(features, side)
         pooled = F.adaptive_avg_pool1d(features.flatten(2), places).unflatten(2, (tokens, entries))
         return torch.einsum("nto,nite->oie", u.reshape(len(u), tokens, -1), pooled)

@@ -4,6 +4,7 @@ A `torch.autograd.Function` may compute its backward pass outside of autograd, a
 counts as a constant when it is differentiated again: the second derivative is wrong, and nothing says so.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 from torch import Tensor
@@ -24,14 +25,16 @@ def has_custom_operation(value: Tensor) -> bool:
         >>> has_custom_operation(torch.ones(2, requires_grad=True).square().sum())
         False
     """
+    return any(isinstance(node, BackwardCFunction) or "CppNode" in node.name() for node in nodes_of(value))
+
+
+def nodes_of(value: Tensor) -> Iterator[Any]:
+    """Yield the nodes of the graph that a value was computed with, each once; of a parameter it is the last one."""
     ahead: list[Any] = [value.grad_fn]
     seen = set[Any]()
     while ahead:
         node = ahead.pop()
-        if node is None or node in seen:
-            continue
-        if isinstance(node, BackwardCFunction) or "CppNode" in node.name():
-            return True
-        seen.add(node)
-        ahead += [following for following, _ in node.next_functions]
-    return False
+        if node is not None and node not in seen:
+            yield node
+            seen.add(node)
+            ahead += [following for following, _ in node.next_functions]

@@ -26,7 +26,7 @@ from torch.utils import _pytree as pytree
 from outgrow.errors import InputError
 from outgrow.grow.curvature import Outputs
 from outgrow.grow.derivative import plain_attention
-from outgrow.grow.objective import Objective
+from outgrow.grow.objective import Objective, pulled_back
 from outgrow.grow.precision import full_precision, upcast
 from outgrow.grow.sample import Batch
 from outgrow.net.inputs import call_arguments
@@ -159,9 +159,8 @@ class _Sums:
 def _sums_of(model: nn.Module, weights: Mapping[str, Tensor], batch: Batch, objective: Objective) -> _Sums:
     """Sum over the examples of a batch, or take it as one term where the objective does not tell them apart."""
     answer = objective.answer(model, batch)
-    whole = torch.autograd.grad(
-        answer.values, [*weights.values()], answer.gradient(), allow_unused=True, materialize_grads=True
-    )
+    found = pulled_back(answer, [*weights.values()], answer.gradient())
+    whole = [torch.zeros_like(w) if grad is None else grad for w, grad in zip(weights.values(), found, strict=True)]
     if not isinstance(answer, Outputs):
         return _Sums.of([grad[None] / batch.size for grad in whole], batch.size)
     sums = reduce(add, (_Sums.of(rows, 1) for rows in _Singles(model, batch, answer).gradients(weights)))

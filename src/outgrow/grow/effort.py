@@ -22,8 +22,9 @@ credited to new units though the present weights could do it: a layer reads so m
 ROWS_PER_FEATURE max(a, s), where it has them and the budget allows; else fewer, and last fewer examples.
 """
 
+import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -99,6 +100,23 @@ class Effort:
     positions: Mapping[str, int]
     flops: int
     start: float = 0.0
+
+    def of_fewer(self, examples: int) -> "Effort":
+        """Return the effort where there are fewer examples: more positions of each, so that factors have their rows.
+
+        Args:
+            examples: Of part A.
+
+        Examples:
+            >>> Effort(1_000, {"head": 3}, flops=10**6).of_fewer(400).positions
+            {'head': 8}
+        """
+        if not 0 < examples < self.examples:
+            return self
+        more = self.examples / examples
+        return replace(
+            self, examples=examples, positions={path: math.ceil(more * n) for path, n in self.positions.items()}
+        )
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
-from outgrow.grow.objective import Objective
+from outgrow.grow.objective import Objective, pulled_back
 from outgrow.grow.sample import Batch, examples_in
 
 
@@ -31,7 +31,7 @@ def mean_gradients(
     for batch in batches if parameters else ():
         answer = objective.answer(model, batch)
         seeds = [gradient / total for gradient in answer.gradient()]
-        grads = torch.autograd.grad(answer.values, [*parameters.values()], seeds, allow_unused=True)
+        grads = pulled_back(answer, [*parameters.values()], seeds)
         for name, grad in zip(parameters, grads, strict=True):
             sums[name] += 0.0 if grad is None else grad
     return sums

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from outgrow.grow.moments import hooked
-from outgrow.grow.objective import Answer, Expansion, Objective, Tangent
+from outgrow.grow.objective import Answer, Expansion, Objective, Tangent, pulled_back
 from outgrow.grow.patches import has_rows
 from outgrow.grow.precision import full_precision
 from outgrow.grow.sample import Batch
@@ -84,15 +84,12 @@ def expand_by_layers(
             return None
         edges = [edge for *_, edge in calls]
         inputs: list[Any] = [*edges, *weights]
-        first = torch.autograd.grad(answer.values, inputs, answer.gradient(), retain_graph=True, allow_unused=True)
+        first = pulled_back(answer, inputs, answer.gradient(), keep=True)
         if not checked and not _apart(answer, edges, batch.size, generator):
             return None
         gradients = (
             first[: len(edges)],
-            *(
-                torch.autograd.grad(answer.values, edges, answer.draw(generator), retain_graph=True, allow_unused=True)
-                for _ in range(draws)
-            ),
+            *(pulled_back(answer, edges, answer.draw(generator), keep=True) for _ in range(draws)),
         )
     terms = _terms(modules, directions, calls, gradients, batch.size)
     names = {id(p): name for name, p in model.named_parameters(remove_duplicate=False)}
@@ -148,10 +145,12 @@ def _by_example(read: Tensor, size: int) -> bool:
 
 def _apart(answer: Answer, edges: Sequence[GradientEdge], size: int, generator: torch.Generator) -> bool:
     """Whether what leaves every other example in peace at the outputs leaves its rows in peace at every layer."""
-    drawn = answer.draw(generator)
-    for v in drawn:
-        v.view(size, -1)[::2] = 0.0
-    found = torch.autograd.grad(answer.values, edges, drawn, retain_graph=True, allow_unused=True)
+    drawn = []
+    for v in answer.draw(generator):
+        rows = v.reshape(size, -1).clone()
+        rows[::2] = 0.0
+        drawn.append(rows.view(v.shape))
+    found = pulled_back(answer, edges, drawn, keep=True)
     return not any(bool(u.reshape(size, -1)[::2].any()) for u in found if u is not None)
 
 

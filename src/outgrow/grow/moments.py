@@ -35,7 +35,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from outgrow.errors import InputError
 from outgrow.grow.factors import Expand, Reduce
-from outgrow.grow.objective import Answer, Objective
+from outgrow.grow.objective import Answer, Objective, pulled_back
 from outgrow.grow.patches import groups_of, has_rows
 from outgrow.grow.sample import Batch, examples_in
 from outgrow.grow.weights import has_many_outputs, is_wide, matrix_of, sizes_of, weights_of
@@ -258,13 +258,13 @@ def _back_propagate(
     arrivals = [edge for path in called for edge in edges[path]]
     inputs = [*weights.values(), *(arrivals if fisher == "empirical" else ())]
     more = fisher == "true"
-    grads = torch.autograd.grad(answer.values, inputs, answer.gradient(), retain_graph=more, allow_unused=True)
+    grads = pulled_back(answer, inputs, answer.gradient(), keep=more)
     of_weight = dict(zip(weights, grads, strict=False))
     for path, module in called.items():
         gradient = matrix_of(module, [of_weight.get(id(w)) for w in weights_of(module)])
         found[path].G.add_(gradient.view_as(found[path].G), alpha=1 / found[path].examples)
     if more:
-        grads = torch.autograd.grad(answer.values, arrivals, answer.draw(generator), allow_unused=True)
+        grads = pulled_back(answer, arrivals, answer.draw(generator))
     us = iter(grads[-len(arrivals) :])
     for path in called:
         factors[path].finish([next(us) for _ in edges[path]])

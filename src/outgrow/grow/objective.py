@@ -8,7 +8,7 @@ float32 or float64, whatever autocast says.
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +32,27 @@ class Answer(Protocol):
 
     def draw(self, generator: torch.Generator) -> list[Tensor]:
         """Draw directions of each value whose covariance is the Hessian of the summed loss."""
+
+
+def pulled_back(
+    answer: Answer, inputs: Sequence[Any], gradients: Sequence[Tensor], keep: bool = False
+) -> tuple[Tensor | None, ...]:
+    """Send gradients at the values of an answer back to tensors, or to edges of the graph.
+
+    Args:
+        answer: The values; those without a graph, as of a frozen part of the model, reach nothing.
+        inputs: Tensors or edges.
+        gradients: One for each value, of its shape.
+        keep: Whether the graph is needed again.
+
+    Returns:
+        What arrives at each input; None where nothing does.
+    """
+    reaching = [(z, u) for z, u in zip(answer.values, gradients, strict=True) if z.requires_grad]
+    if not reaching:
+        return (None,) * len(inputs)
+    values, seeds = zip(*reaching, strict=True)
+    return torch.autograd.grad(values, inputs, seeds, retain_graph=keep, allow_unused=True)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 
-from outgrow.grow.objective import Objective
+from outgrow.grow.objective import Objective, pulled_back
 from outgrow.grow.sample import Batch, examples_in
 from outgrow.grow.score import solve
 
@@ -90,14 +90,12 @@ def natural_steps(
         with _recorded(model, names) as calls:
             answer = objective.answer(model, batch)
         seeds = [gradient / total for gradient in answer.gradient()]
-        grads = torch.autograd.grad(
-            answer.values, [*parameters.values()], seeds, retain_graph=True, allow_unused=True, materialize_grads=True
-        )
+        grads = pulled_back(answer, [*parameters.values()], seeds, keep=True)
         for one, gradient in zip(sums.values(), grads, strict=True):
-            one.gradient += gradient
+            one.gradient += 0.0 if gradient is None else gradient
         hosts = _hosts(names, calls)
         edges = [one.edge for path in hosts for one in calls[path]]
-        noise = iter(torch.autograd.grad(answer.values, edges, answer.draw(generator), allow_unused=True))
+        noise = iter(pulled_back(answer, edges, answer.draw(generator)))
         for path, mine in hosts.items():
             pulled = [(one, next(noise)) for one in calls[path]]
             _add(model.get_submodule(path), {name: sums[f"{path}.{name}".lstrip(".")] for name in mine}, pulled, batch)

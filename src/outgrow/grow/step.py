@@ -10,16 +10,18 @@ What can't be judged there, since the outputs are not seen:
 - Whatever the step changes besides its loss (counters, moving averages, a mode that it sets) stays changed.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from outgrow.errors import InputError
 from outgrow.grow.curvature import Loss
-from outgrow.grow.custom import has_custom_operation
+from outgrow.grow.custom import has_custom_operation, nodes_of
 from outgrow.grow.derivative import difference_step, plain_attention
 from outgrow.grow.objective import Expansion, Objective, OutputLoss, Tangent, same_chance
 from outgrow.grow.precision import full_precision
@@ -82,13 +84,20 @@ class StepLoss:
             The loss.
 
         Raises:
-            InputError: The step returns no single number, or one without a graph.
+            InputError: The step returns no single number, one without a graph, or one that another model has made.
         """
-        loss = self._loss(model, batch, {})
+        with _noting_calls(model) as called:
+            loss = self._loss(model, batch, {})
         if not loss.requires_grad:
             raise InputError(
                 "expected step(model, batch) to return the mean loss with its graph, received one that depends on no "
                 "weight: return it before backward(), item() or detach()"
+            )
+        own = set(map(id, model.parameters()))
+        if not called and not any(id(getattr(node, "variable", None)) in own for node in nodes_of(loss)):
+            raise InputError(
+                "expected step(model, batch) to use the model that it is given, a copy of the one that is trained, "
+                "received a loss that it has no part in"
             )
         return StepAnswer(loss, batch.size)
 
@@ -180,6 +189,22 @@ def objective_of(loss: Loss | None, step: Step | None) -> Objective:
             f"received {'neither' if given is None else type(given).__name__}"
         )
     return OutputLoss(given) if step is None else StepLoss(given)
+
+
+@contextmanager
+def _noting_calls(model: nn.Module) -> Iterator[list[nn.Module]]:
+    """Note which modules of a model are called."""
+    own, called = set(model.modules()), list[nn.Module]()
+
+    def note(module: nn.Module, _: Any) -> None:
+        if module in own:
+            called.append(module)
+
+    hook = register_module_forward_pre_hook(note)
+    try:
+        yield called
+    finally:
+        hook.remove()
 
 
 class _Held(nn.Module):

@@ -119,7 +119,10 @@ def observe(model: nn.Module, example: Example, wanted: Collection[nn.Module] = 
         if next(module.children(), None) is None:
             seen.leaves.append(Leaf(module, _shape((args, kwargs)), _shape(output)))
 
-    with _hooked(model, before, after):
+    with (
+        _hooked(model, before, after),
+        torch.compiler.set_stance("force_eager"),
+    ):  # compiled parts would trace the hooks
         leaves = pytree.tree_leaves(run(model, example))
     seen.outputs.extend(leaf.clone() for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point())
     return seen

@@ -144,7 +144,9 @@ def _ghost(model: nn.Module) -> nn.Module:
 
 
 def _counted(model: nn.Module, inputs: Example) -> FlopCounterMode:
+    """Count the FLOPs of a copy, which no longer requires gradients: the counter trips over views of what does."""
     counter = FlopCounterMode(display=False)
+    model.requires_grad_(False)
     with torch.no_grad(), counter:
         call(model, inputs)
     return counter

@@ -31,7 +31,7 @@ def fresh_entries(
 
     Returns:
         Uniform in +-1/sqrt(fan-in) for rows and filters of weights and for biases of layers; gain 1, shift 0, mean 0
-        and variance 1 for norms; the mean of the present entries for anything else.
+        and variance 1 for norms; the mean of the present entries along the dimension for anything else.
     """
     kind = name.rpartition(".")[2]
     if isinstance(owner, nn.modules.batchnorm._NormBase):
@@ -45,4 +45,7 @@ def fresh_entries(
     if isinstance(weight, Tensor) and weight.ndim > 1 and (role != "channel" or isinstance(owner, _LAYERS)):
         fan_in = weight.numel() // weight.shape[dim if role == "out" else 0]
         return (torch.rand(list(shape), generator=generator) * 2 - 1) / math.sqrt(max(fan_in, 1))
-    return old.float().mean().cpu().expand(list(shape))
+    mean = old.float().mean(dim, keepdim=True).cpu()
+    rest = [size for at, size in enumerate(shape) if at != dim]
+    alike = mean.ndim == len(shape) and rest == [size for at, size in enumerate(mean.shape) if at != dim]
+    return (mean if alike else mean.mean()).expand(list(shape))

@@ -21,6 +21,9 @@ from outgrow.errors import GrowthError
 from outgrow.net.inputs import Example, call_arguments, check_kind, misfit
 from outgrow.net.preserve import frozen_state, tensors_in
 
+_PACKED = ("wrap_with_autocast", "wrap_with_set_grad_enabled")
+"""What `torch.export` makes of parts of a forward pass under autocast or `no_grad`: graphs of their own."""
+
 
 @dataclass(frozen=True)
 class Graph:
@@ -54,13 +57,19 @@ def graph_of(model: nn.Module, example: Example) -> Graph:
     with frozen_state(model), _quiet():
         model.eval()
         _hand_out_tensors_(model)
+        exported = error = None
         try:
-            return _exported(model, example)
-        except Exception as error:
-            try:
-                return _recorded(model, example)
-            except Exception as failure:
-                raise GrowthError(misfit(model, failure)) from error
+            exported = _exported(model, example)
+            if not any(str(node.target) in _PACKED for node in exported.nodes):
+                return exported
+        except Exception as failure:
+            error = failure
+        try:
+            return _recorded(model, example)
+        except Exception as failure:
+            if exported is not None:
+                return exported
+            raise GrowthError(misfit(model, failure)) from error
 
 
 def _hand_out_tensors_(model: nn.Module) -> None:

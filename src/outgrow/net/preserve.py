@@ -2,9 +2,9 @@
 
 import math
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import is_dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -126,7 +126,10 @@ def outputs_before(model: nn.Module, inputs: Example, training: bool) -> list[Te
 
 
 def lively(model: nn.Module, example: Example) -> Example:
-    """Return an example with noise, between 0 and 1, in place of tensors of zeros, on which every function looks alike.
+    """Return an example with noise in place of what is the same everywhere, on which different functions look alike.
+
+    Noise between 0 and 1 stands in for zeros and for equal entries of several dimensions, zeros and ones for whole
+    numbers that are all zero, such as the indices of words.
 
     Args:
         model: Not changed.
@@ -135,30 +138,59 @@ def lively(model: nn.Module, example: Example) -> Example:
     Returns:
         The very example where it has no such tensors, or where the model fails or is not finite on noise.
     """
-    generator = torch.Generator().manual_seed(0)
-
-    def noisy(leaf: Any) -> Any:
-        if not isinstance(leaf, Tensor) or not leaf.is_floating_point() or leaf.is_meta or leaf.any():
-            return leaf
-        return torch.rand(leaf.shape, generator=generator).to(leaf)  # below 1: an index made of it is 0
-
-    noise: Example = pytree.tree_map(noisy, example)
-    if all(one is other for one, other in zip(*map(pytree.tree_leaves, (noise, example)), strict=True)):
-        return example
-    try:
-        finite = all(out.isfinite().all() for out in outputs(model, noise, training=False))
-    except Exception:  # not everything takes noise
-        finite = False
-    return noise if finite else example
+    for kinds in ((_noisy, _drawn), (_noisy,)):
+        noise: Example = pytree.tree_map(partial(_replaced, kinds, torch.Generator().manual_seed(0)), example)
+        if all(one is other for one, other in zip(*map(pytree.tree_leaves, (noise, example)), strict=True)):
+            return example
+        try:
+            if all(out.isfinite().all() for out in outputs(model, noise, training=False)):
+                return noise
+        except Exception:  # not everything takes noise, or has two words
+            continue
+    return example
 
 
-def tensors_in(result: Any) -> Iterator[Tensor]:
-    """Yield all tensors in an output, also in data classes; what other classes hold, such as a cache, is none."""
+def _replaced(kinds: Sequence[Callable[..., Tensor | None]], generator: torch.Generator, leaf: Any) -> Any:
+    """What the first kind that suits a leaf makes of it; the very leaf where none does."""
+    if not isinstance(leaf, Tensor) or leaf.is_meta or not leaf.numel():
+        return leaf
+    return next((made for kind in kinds if (made := kind(leaf, generator)) is not None), leaf)
+
+
+def _noisy(leaf: Tensor, generator: torch.Generator) -> Tensor | None:
+    """Noise in place of floats that are the same everywhere; below 1, so that an index made of it is 0."""
+    if not leaf.is_floating_point() or (leaf.any() and (leaf.ndim < 2 or (leaf != leaf.flatten()[0]).any())):
+        return None
+    return torch.rand(leaf.shape, generator=generator).to(leaf)
+
+
+def _drawn(leaf: Tensor, generator: torch.Generator) -> Tensor | None:
+    """Zeros and ones, the first of which is a one, in place of whole numbers that are all zero."""
+    if leaf.is_floating_point() or leaf.is_complex() or leaf.dtype == torch.bool or leaf.any():
+        return None
+    drawn = torch.randint(2, (leaf.numel(),), generator=generator)
+    drawn[0] = 1
+    return drawn.view(leaf.shape).to(leaf)
+
+
+def tensors_in(result: Any, within: Collection[int] = ()) -> Iterator[Tensor]:
+    """Yield all tensors in an output, also those that objects in it hold, such as distributions; caches are left out.
+
+    Args:
+        result: The output.
+        within: Ids of the objects that hold it, which are not looked at again.
+    """
     for leaf in pytree.tree_leaves(result):
         if isinstance(leaf, Tensor):
             yield leaf
-        elif is_dataclass(leaf):
-            yield from tensors_in(list(vars(leaf).values()))
+        elif id(leaf) not in within and _is_record(leaf):
+            yield from tensors_in([*vars(leaf).values()], {*within, id(leaf)})
+
+
+def _is_record(value: Any) -> bool:
+    """Whether what an object of some class holds counts as what it is."""
+    other = isinstance(value, (type, nn.Module)) or "cache" in type(value).__name__.lower()
+    return hasattr(value, "__dict__") and not other
 
 
 def measured(model: nn.Module, inputs: Example, apply: Callable[[], Edit], modes: Sequence[bool] = (False,)) -> Edit:

@@ -14,14 +14,16 @@ GATES |= {f"{kind}_cell": gates for kind, gates in GATES.items()}
 
 def recurrent(site: Site, bound: Bound, shape: Shape) -> Any:
     """LSTM, GRU and plain recurrent layers, stacked and in both directions; the hidden size is an axis of each."""
-    x, states = plain(site, bound["input"]), bound["hx"]
+    if "input" not in bound:
+        return blank(site, bound, shape, "outgrow knows it without packed sequences only")
+    x, states = plain(site, bound["input"]), plain(site, bound["hx"])
     weights, biased = bound["params"], 2 if bound["has_biases"] else 0
     layers, ways = bound["num_layers"], 2 if bound["bidirectional"] else 1
     states = states if isinstance(states, (list, tuple)) else [states]
     channels = along(x, -1)
     per = 2 + biased
     if len(weights) != layers * ways * per or channels is None or not all(isinstance(w, Stored) for w in weights):
-        return blank(site, bound, shape, "outgrow knows it without projections and packed sequences only")
+        return blank(site, bound, shape, "outgrow knows it without projections only")
     last: list[Tensor] = []
     for layer in range(layers):
         hidden = [_cell(site, channels, weights[(layer * ways + way) * per :][:per]) for way in range(ways)]
@@ -30,6 +32,9 @@ def recurrent(site: Site, bound: Bound, shape: Shape) -> Any:
             site.numbers.join(last[0], run, "hidden size")
         channels = torch.cat(hidden)
     ends = torch.stack([spread(run, -1, states[0].shape[1:]) for run in last])
+    for state in states:
+        if state.any():  # else it is new
+            site.numbers.join(state, ends, "state")
     site.note(ends)  # the size of the first state may stand in the code
     return [spread(channels, -1, shape), *[ends] * len(states)]
 

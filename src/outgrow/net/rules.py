@@ -198,6 +198,18 @@ def pool(site: Site, bound: Bound, shape: Shape) -> Tensor | list[Tensor]:
     return x.expand(shape) if results == 1 else [x.expand(shape), *[torch.zeros_like(x).expand(shape)] * (results - 1)]
 
 
+def padded(site: Site, bound: Bound, shape: Shape) -> Tensor:
+    """Lengthen dimensions along which the channels stay the same."""
+    x, amounts = plain(site, bound["self"]), bound["pad"]
+    for at in range(len(amounts) // 2):
+        dim = x.ndim - 1 - at
+        if any(amounts[2 * at : 2 * at + 2]):
+            if not steady(x, dim):
+                return blank(site, bound, shape, "it changes the number of channels")
+            x = x.narrow(dim, 0, 1)
+    return x.expand(shape)
+
+
 def reduce(site: Site, bound: Bound, shape: Shape) -> Any:
     """Sum dimensions away; over channels the result would depend on their number, so they are pinned."""
     if isinstance(bound.get("other"), (Tensor, Stored)):  # the larger of two
@@ -240,7 +252,7 @@ _KINDS: dict[Rule, str] = {
     moves.move: """reshape _unsafe_view view transpose permute t flatten unflatten squeeze unsqueeze slice select cat
         unbind stack contiguous clone expand repeat repeat_interleave detach detach_ alias movedim moveaxis narrow
         pixel_unshuffle numpy_T mT swapaxes swapdims view_as reshape_as expand_as lift_fresh_copy lift_fresh atleast_1d
-        hstack vstack concat concatenate positive resolve_conj resolve_neg unfold diagonal""",
+        hstack vstack concat concatenate positive resolve_conj resolve_neg unfold diagonal broadcast_to tile""",
     moves.part: "chunk split split_with_sizes tensor_split unsafe_split unsafe_chunk",
     moves.turn: "flip roll",
     moves.shuffle_pixels: "pixel_shuffle",
@@ -256,7 +268,7 @@ _KINDS: dict[Rule, str] = {
         logical_or logical_not logical_xor bitwise_and bitwise_or bitwise_not isnan isinf isfinite nan_to_num type_as
         addcmul addcdiv fmod remainder floor_divide atan atan2 sinh cosh asinh exp2 copysign rrelu special_expit
         zeros_like ones_like full_like empty_like rand_like randn_like bernoulli fill native_dropout copy
-        hypot xlogy true_divide multiply subtract negative log2 log10 tan""",
+        hypot xlogy true_divide multiply subtract negative log2 log10 tan exponential""",
     gate: "glu",
     products.linear: "linear",
     products.matmul: "matmul mm bmm",
@@ -273,11 +285,13 @@ _KINDS: dict[Rule, str] = {
     rms_norm: "rms_norm",
     prelu: "prelu",
     embedding: "embedding embedding_bag _embedding_bag",
-    pool: """max_pool1d max_pool2d max_pool3d max_pool2d_with_indices avg_pool1d avg_pool2d avg_pool3d pad
+    padded: "pad constant_pad_nd",
+    pool: """max_pool1d max_pool2d max_pool3d max_pool2d_with_indices avg_pool1d avg_pool2d avg_pool3d
         adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d
         upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_linear1d upsample_bilinear2d
-        upsample_bicubic2d upsample_trilinear3d _upsample_bilinear2d_aa constant_pad_nd reflection_pad1d
-        reflection_pad2d replication_pad2d grid_sampler_2d""",
+        upsample_bicubic2d upsample_trilinear3d _upsample_bilinear2d_aa _upsample_bicubic2d_aa
+        _upsample_nearest_exact1d _upsample_nearest_exact2d _upsample_nearest_exact3d reflection_pad1d
+        reflection_pad2d replication_pad2d grid_sampler grid_sampler_2d""",
     reduce: """mean sum amax amin logsumexp max min var std var_mean any all prod median argmax argmin count_nonzero
         norm linalg_vector_norm""",
     scan: "softmax log_softmax _softmax _log_softmax cumsum cumprod tril triu sort topk",

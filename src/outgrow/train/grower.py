@@ -22,7 +22,7 @@ from outgrow.grow.policies.proportional import Proportional
 from outgrow.grow.policy import Plan, Policy, Situation
 from outgrow.grow.precision import full_precision
 from outgrow.grow.proposals import PASSES, demanded
-from outgrow.grow.sample import Sample, apart, chunk_of, device_of, draw, draw_batches, few
+from outgrow.grow.sample import Sample, apart, chunk_of, device_of, draw, draw_batches, examples_in, few
 from outgrow.grow.setup import Setup
 from outgrow.grow.step import Step, objective_of
 from outgrow.net.axis import Axis
@@ -386,6 +386,7 @@ class Grower:
         else:
             read = draw if self.step is None else draw_batches
             sample = read(loader, effort.examples, device_of(self.model), chunk_of(self.flops))
+            effort = effort.of_fewer(examples_in(sample.a))
             if plan.evidence != "gain" and not plan.removals:  # nothing is judged
                 sample = Sample((*sample.a, *sample.b), ())
         return Setup(

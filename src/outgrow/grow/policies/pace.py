@@ -233,8 +233,13 @@ def room_with(now: Situation, units: Mapping[str, int]) -> float:
 
 
 def _is_growing(now: Situation) -> bool:
-    """Whether the last event made the network larger."""
-    return bool(now.history) and any(growth.kind != "remove" for growth in now.history[-1].growths)
+    """Whether the last event that could make the network larger did so; looks at what may go are none of these."""
+    for event in reversed(now.history):
+        if any(growth.kind != "remove" for growth in event.growths):
+            return True
+        if any(candidate.kind != "remove" for candidate in event.candidates):
+            return False
+    return False
 
 
 def _rounded(size: float, multiple: int) -> int:

@@ -234,15 +234,17 @@ class Proportional:
         """What may go, at some moments after the growth; nothing yet at the first, since newborns rest."""
         if not self.prune or now.progress is None:
             return None
-        looked = [self._look(event.progress) for event in now.history if event.progress is not None]
-        if self._look(now.progress) <= max(looked, default=0):
+        known = [(event.progress, event.growths) for event in now.history if event.progress is not None]
+        since = max((at for at, growths in known if any(g.kind != "remove" for g in growths)), default=0.0)
+        since = max(since, self.share)  # later than that only where nothing limits the network
+        if self._look(now.progress, since) <= max((self._look(at, since) for at, _ in known), default=0):
             return None
         gone = self._hysteresis(now).propose(now)
         return Plan({}, "what has stopped paying" if gone else "nothing may go yet", removals=gone)
 
-    def _look(self, progress: float) -> int:
-        """The number of the last pruning look that is due, from 1; 0 before the first."""
-        return min(max(math.floor((progress - self.share) / self._pruning_step + 1e-9), 0), PRUNINGS)
+    def _look(self, progress: float, since: float) -> int:
+        """The number of the last pruning look that is due after the end of the growth, from 1; 0 before the first."""
+        return min(max(math.floor((progress - since) / self._pruning_step + 1e-9), 0), PRUNINGS)
 
     def _hysteresis(self, now: Situation) -> Hysteresis:
         return Hysteresis(rest=1, price=max(self._least(now), 0.0))

@@ -1,0 +1,129 @@
+"""Checks of models whose outputs have parts that nothing on trial reaches, or another layout in memory."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from outgrow.errors import InputError
+from outgrow.grow.cross import cross_moments, route
+from outgrow.grow.objective import OutputLoss
+from outgrow.grow.policies.proportional import Proportional
+from outgrow.grow.sample import Batch
+from outgrow.net.axes import axes
+from outgrow.train.grower import Grower
+
+X = torch.randn(256, 5, generator=torch.Generator().manual_seed(0))
+LABELS = (X[:, :3].abs()).argmax(1)
+
+
+def perceptron(outputs: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, outputs))
+
+
+class Two(nn.Module):
+    """Hands out what two parts make of an input."""
+
+    def __init__(self, first, second):
+        super().__init__()
+        self.first, self.second = first, second
+
+    def forward(self, x):
+        return self.first(x), self.second(x)
+
+
+def heads(z, labels):
+    return F.cross_entropy(z[0], labels) + F.cross_entropy(z[1], labels)
+
+
+def taught(z, labels):
+    return F.cross_entropy(z[0], labels) + F.mse_loss(z[0], z[1])
+
+
+def rebuilt(z, labels):
+    return F.mse_loss(*z)
+
+
+@pytest.mark.parametrize(
+    ("second", "outputs", "loss"),
+    [
+        (lambda: nn.Linear(5, 3), 3, heads),
+        (lambda: perceptron(3).requires_grad_(False), 3, taught),
+        (nn.Identity, 5, rebuilt),
+    ],
+    ids=["another head", "a teacher", "its input"],
+)
+@pytest.mark.parametrize("proposal", ["random", "closed", "gradmax"])
+def test_parts_of_the_output_that_nothing_on_trial_reaches_are_no_matter(second, outputs, loss, proposal):
+    torch.manual_seed(0)
+    model = Two(perceptron(outputs), second())
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.01)
+    policy = Proportional(price=-1.0, init=None)
+    grower = Grower(model, optimizer, loss, X[:1], policy=policy, proposal=proposal, sample=64)
+    event = grower.check([(X, LABELS)])
+    assert any(growth.where == "first.0" for growth in event.growths)
+
+
+def focal(z, y):
+    log = z.log_softmax(1).gather(1, y[:, None]).squeeze(1)
+    return -((1 - log.exp()) ** 2 * log).mean()
+
+
+@pytest.mark.parametrize("loss", [focal, F.mse_loss])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_a_layout_of_the_outputs_does_not_change_gains(loss, layout):
+    x = torch.randn(64, 3, 6, 6, generator=torch.Generator().manual_seed(0))
+    y = x.clone() if loss is F.mse_loss else (x.sum(1) > 0).long()
+    events = []
+    for form in (torch.contiguous_format, layout):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 3, 1)).to(memory_format=form)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+        policy = Proportional(price=-1.0)
+        grower = Grower(model, optimizer, loss, x[:1], policy=policy, sample=32)
+        events.append(grower.check([(x.to(memory_format=form), y)]))
+    one, other = (candidate.gain for event in events for candidate in event.candidates)
+    assert one == pytest.approx(other, rel=1e-3)
+
+
+@pytest.mark.parametrize(("height", "width"), [(4, 4), (2, 8), (1, 9), (3, 5)])
+def test_cross_moments_of_a_flattened_map_are_those_of_its_places(height, width):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(2, 3, 1), nn.Flatten(), nn.Linear(3 * height * width, 4)).eval()
+    x, y = torch.randn(64, 2, height, width), torch.randn(64, 4)
+    (axis,) = (axis for axis in axes(model, x[:1]) if axis.growable)
+    ((found,),) = cross_moments(model, [route(model, axis)], [Batch(x, y, 64)], OutputLoss(F.mse_loss))
+    u = 2 * (model(x) - y).detach() / 4
+    torch.testing.assert_close(found.float(), torch.einsum("no,nik->oik", u, x.flatten(2)) / 64)
+
+
+def test_a_step_that_leaves_the_model_it_is_given_alone_is_refused():
+    model = perceptron(1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    grower = Grower(model, optimizer, None, X[:1], step=lambda _, batch: model(batch[0]).square().mean())
+    with pytest.raises(InputError, match=r"expected step\(model, batch\) to use the model that it is given"):
+        grower.check([(X, LABELS)])
+
+
+def test_a_step_may_use_weights_without_calling_the_model():
+    model = perceptron(1)
+
+    def step(net, batch):
+        hidden = F.linear(batch[0], net[0].weight, net[0].bias).relu()
+        return F.linear(hidden, net[2].weight, net[2].bias).square().mean()
+
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    assert Grower(model, optimizer, None, X[:1], step=step).check([(X, LABELS)]).candidates
+
+
+def test_fewer_examples_than_planned_give_as_many_rows():
+    x = torch.randn(100, 3, 16, 16)
+    found = []
+    for sample in (50, 1_024):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1), nn.Flatten(2))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+        grower = Grower(model, optimizer, lambda z, y: z.square().mean(), x[:1], sample=sample)
+        found.append(grower._setup(grower.plan(), [(x, torch.zeros(100))]).positions)
+    enough, given = found
+    assert all(given[path] >= count for path, count in enough.items())
