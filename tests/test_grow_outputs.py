@@ -127,3 +127,11 @@ def test_fewer_examples_than_planned_give_as_many_rows():
         found.append(grower._setup(grower.plan(), [(x, torch.zeros(100))]).positions)
     enough, given = found
     assert all(given[path] >= count for path, count in enough.items())
+
+
+def test_an_example_without_rows_is_told():
+    model = perceptron(1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    grower = Grower(model, optimizer, F.mse_loss, X[0])
+    with pytest.raises(InputError, match=r"like the inputs of the loader, \[\d+, 5\], .* received \[5\]: give some"):
+        grower.check([(X, X[:, :1])])

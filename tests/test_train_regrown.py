@@ -117,3 +117,58 @@ def test_a_seed_without_the_place_of_a_block_is_told():
     grower.check([rings()])
     with pytest.raises(InputError, match="as it was before it grew"):
         fresh(widths=(4, 5, 3))[3].load_state_dict(grower.state_dict())
+
+
+class Gated(nn.Module):
+    """Has a buffer along its hidden axis that no state dict holds."""
+
+    def __init__(self):
+        super().__init__()
+        self.hidden, self.out = nn.Linear(4, 3), nn.Linear(3, 2)
+        self.register_buffer("gate", torch.tensor([1.0, 2.0, 4.0]), persistent=False)
+
+    def forward(self, x):
+        return self.out(self.hidden(x).relu() * self.gate)
+
+
+class Turned(nn.Module):
+    """Flattens its channels last, which one channel does not tell."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.out = nn.Conv2d(1, 3, 1), nn.Conv2d(3, 1, 1), nn.Linear(16, 2)
+
+    def forward(self, x):
+        return self.out(self.second(self.first(x).relu()).relu().permute(0, 2, 3, 1).flatten(1))
+
+
+@pytest.mark.parametrize(("make", "shape"), [(Gated, (4,)), (Turned, (1, 4, 4))])
+def test_axes_and_buffers_that_no_state_dict_holds_are_those_that_had_grown(make, shape):
+    def fresh():
+        torch.manual_seed(0)
+        model = make()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+        return model, Grower(model, optimizer, F.cross_entropy, torch.randn(1, *shape), policy=Widens())
+
+    model, grower = fresh()
+    grower.check([])
+    other, again = fresh()
+    again.load_state_dict(copy.deepcopy(grower.state_dict()))
+    other.load_state_dict(model.state_dict())
+    x = torch.randn(5, *shape)
+    assert torch.equal(other(x), model(x))
+    one, two = (
+        [(axis.name, axis.growable, [(m.tensor, m.dim, m.run) for m in axis.members]) for axis in each.axes]
+        for each in (grower, again)
+    )
+    assert one == two
+
+
+class Widens:
+    """Widens its first axis."""
+
+    def propose(self, now):
+        return Plan({next(iter(now.sizes)): 2}, "wider", evidence="none")
+
+    def decide(self, now, candidates, present):
+        raise AssertionError("nothing is on trial")

@@ -52,6 +52,19 @@ class Sample:
     b: Sequence[Batch]
 
 
+def demand_rows(example: Example, inputs: Any) -> None:
+    """Check that an example has its rows along the first dimension, as what a loader yields has.
+
+    Raises:
+        InputError: It is a tensor of other dimensions.
+    """
+    if isinstance(example, Tensor) and isinstance(inputs, Tensor) and example.ndim != inputs.ndim:
+        raise InputError(
+            f"expected an example like the inputs of the loader, {list(inputs.shape)}, with the examples along "
+            f"dimension 0, received {list(example.shape)}: give some of them, such as x[:1]"
+        )
+
+
 def examples_in(batches: Sequence[Batch]) -> int:
     """Return the number of examples in batches."""
     return sum(batch.size for batch in batches)

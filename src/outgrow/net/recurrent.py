@@ -9,13 +9,14 @@ from outgrow.net.numbers import Stored, along, spread
 from outgrow.net.site import Bound, Shape, Site, blank, contract, plain
 
 GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
+_ONLY = "outgrow knows it without projections and packed sequences only"
 GATES |= {f"{kind}_cell": gates for kind, gates in GATES.items()}
 
 
 def recurrent(site: Site, bound: Bound, shape: Shape) -> Any:
     """LSTM, GRU and plain recurrent layers, stacked and in both directions; the hidden size is an axis of each."""
     if "input" not in bound:
-        return blank(site, bound, shape, "outgrow knows it without packed sequences only")
+        return blank(site, bound, shape, _ONLY)
     x, states = plain(site, bound["input"]), plain(site, bound["hx"])
     weights, biased = bound["params"], 2 if bound["has_biases"] else 0
     layers, ways = bound["num_layers"], 2 if bound["bidirectional"] else 1
@@ -23,7 +24,7 @@ def recurrent(site: Site, bound: Bound, shape: Shape) -> Any:
     channels = along(x, -1)
     per = 2 + biased
     if len(weights) != layers * ways * per or channels is None or not all(isinstance(w, Stored) for w in weights):
-        return blank(site, bound, shape, "outgrow knows it without projections only")
+        return blank(site, bound, shape, _ONLY)
     last: list[Tensor] = []
     for layer in range(layers):
         hidden = [_cell(site, channels, weights[(layer * ways + way) * per :][:per]) for way in range(ways)]

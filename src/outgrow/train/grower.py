@@ -22,7 +22,7 @@ from outgrow.grow.policies.proportional import Proportional
 from outgrow.grow.policy import Plan, Policy, Situation
 from outgrow.grow.precision import full_precision
 from outgrow.grow.proposals import PASSES, demanded
-from outgrow.grow.sample import Sample, apart, chunk_of, device_of, draw, draw_batches, examples_in, few
+from outgrow.grow.sample import Sample, apart, chunk_of, demand_rows, device_of, draw, draw_batches, examples_in, few
 from outgrow.grow.setup import Setup
 from outgrow.grow.step import Step, objective_of
 from outgrow.net.axis import Axis
@@ -36,7 +36,7 @@ from outgrow.net.surgery import tensors_of
 from outgrow.train.growing import Growing, axes_to_try
 from outgrow.train.inventory import Inventory
 from outgrow.train.ranks import Agreed, Ranks
-from outgrow.train.regrown import blocks_of, regrow_, sizes_to_save
+from outgrow.train.regrown import blocks_of, filled, regrow_, sizes_to_save
 
 AGAIN_AT_MOST = 1_000  # looks at one moment: more than SENN's bound on them with any of its published thresholds
 VERIFIED = 32  # examples on which an edit is verified
@@ -211,7 +211,8 @@ class Grower:
         self.history[:] = history
         self._generator.set_state(state["generator"].cpu())
         why = state["fixed"]
-        found = axes_to_try(self.model, self.example)
+        with filled(self.model):
+            found = axes_to_try(self.model, self.example)
         self.axes = [replace(axis, growable=axis.name not in why, reason=why.get(axis.name, "")) for axis in found]
         self._now, self._shapes = Inventory(self.model, self.example, self.axes), _shapes(self.model)
 
@@ -387,6 +388,8 @@ class Grower:
             read = draw if self.step is None else draw_batches
             sample = read(loader, effort.examples, device_of(self.model), chunk_of(self.flops))
             effort = effort.of_fewer(examples_in(sample.a))
+            if self.step is None:
+                demand_rows(self.example, sample.a[0].inputs)
             if plan.evidence != "gain" and not plan.removals:  # nothing is judged
                 sample = Sample((*sample.a, *sample.b), ())
         return Setup(

@@ -2,7 +2,8 @@
 
 import copy
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -23,10 +24,16 @@ SHOWN = 3  # names that an error tells
 
 
 def sizes_to_save(model: nn.Module, axes: Iterable[Axis]) -> dict[str, Any]:
-    """Return what a fresh model needs to become as large as a model, as JSON: shapes, and attributes beside them."""
+    """Return what a fresh model needs to become as large as a model, as JSON.
+
+    That is shapes, attributes beside them, and the values of buffers along an axis that its state dict leaves out.
+    """
+    saved, tensors = _saved(model), tensors_of(model)
+    grown = dict.fromkeys(member.tensor for axis in axes for member in axis.members if member.tensor not in saved)
     return {
-        "shapes": {name: list(tensor.shape) for name, tensor in _saved(model).items()},
+        "shapes": {name: list(tensor.shape) for name, tensor in saved.items()},
         "settings": [vars(setting) for setting in settings_of(model, axes)],
+        "values": {name: tensors[name].tolist() for name in grown},
     }
 
 
@@ -73,6 +80,7 @@ def regrow_(
         )
     before = tensors_of(model)
     new = {name: _unset(present[name], shape) for name, shape in shapes.items() if present[name].shape != shape}
+    new |= {name: torch.tensor(value).to(before[name]) for name, value in saved.get("values", {}).items()}
     replace_(model, new)
     after = tensors_of(model)
     became = {id(before[name]): after[name] for name in new}
@@ -84,6 +92,21 @@ def regrow_(
     apply_settings_(model, [Setting(**values) for values in saved["settings"]])
     for average in averages:
         average.module = copy.deepcopy(model)
+
+
+@contextmanager
+def filled(model: nn.Module) -> Iterator[None]:
+    """Let tensors that are unset be noise for a while: on NaN every function looks alike."""
+    unset = [x for x in tensors_of(model).values() if x.is_floating_point() and x.numel() and bool(x.isnan().all())]
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for tensor in unset:
+            tensor.copy_(torch.rand(tensor.shape, generator=generator))
+        try:
+            yield
+        finally:
+            for tensor in unset:
+                tensor.fill_(math.nan)
 
 
 def _insert_(
