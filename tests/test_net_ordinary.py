@@ -161,6 +161,20 @@ def test_an_example_of_one_word_over_and_over_tells_heads_as_well():
     torch.testing.assert_close(model(x), before)
 
 
+def test_an_example_of_ones_tells_heads_as_well():
+    model, x = Attention(), torch.randn(2, 6, 8)
+    model.words = nn.Identity()
+    before = model(x)
+    outgrow.widen_(model, "qkv", 1, example=torch.ones(1, 6, 8))
+    assert model.h == 3
+    torch.testing.assert_close(model(x), before)
+
+
+def test_what_runs_without_gradients_does_not_grow_since_it_would_never_learn():
+    found = {axis.name: axis.growable for axis in outgrow.axes(Within(torch.no_grad), torch.randn(5, 4))}
+    assert not any(found.values())
+
+
 def test_an_example_of_a_class_without_a_vector_tells_which_weights_have_to_be_zero():
     model, x, label = Conditioned(), torch.randn(4, 3), torch.randint(1, 5, (4,))
     before = model(x, label)
@@ -176,14 +190,13 @@ def test_learned_queries_are_counted():
 @pytest.mark.parametrize(
     ("model", "x"),
     [
-        (lambda: Within(torch.no_grad), torch.randn(5, 4)),
         (lambda: Within(lambda: torch.autocast("cpu", enabled=False)), torch.randn(5, 4)),
         (lambda: Within(lambda: torch.autocast("cpu", torch.bfloat16)), torch.randn(5, 4)),
         (Shifted, torch.randn(2, 5, 4)),
         (Recurrent, torch.randn(2, 5, 4)),
         (Warped, torch.randn(2, 3, 6, 6)),
     ],
-    ids=["no_grad", "autocast off", "autocast", "shifted", "recurrent", "warped"],
+    ids=["autocast off", "autocast", "shifted", "recurrent", "warped"],
 )
 def test_ordinary_models_grow_and_keep_their_function(model, x):
     model = model()

@@ -95,10 +95,11 @@ def test_sizes_that_are_wanted_and_growth_at_any_price_keep_to_the_plan():
     assert Proportional().propose(situation(progress=0.4, history=[last]))
 
 
-def test_without_a_limit_units_go_only_when_the_growth_has_ended():
+@pytest.mark.parametrize("events", [1, 2, 8])
+def test_without_a_limit_units_go_only_when_the_growth_has_ended(events):
     courses = []
     for prune in (False, True):
-        policy, history = Proportional(prune=prune), []
+        policy, history = Proportional(prune=prune, events=events), []
         for step in range(201):
             now = situation(progress=step / 200, history=history)
             if (plan := policy.propose(now)) is not None:

@@ -142,7 +142,8 @@ def _weight_gradient(module: nn.Module, read: Tensor, features: Tensor, u: Tenso
         tokens = read[0].numel() // read.shape[-1]
         places = tokens * entries
         side = math.isqrt(places)
-        if features.ndim == 4 and math.prod(features.shape[2:]) != places == side**2:
+        pooled_between = math.prod(features.shape[2:]) != places
+        if features.ndim == 4 and pooled_between and side**2 == places:  # to a square map, most likely
             features = F.adaptive_avg_pool2d(features, side)
         pooled = F.adaptive_avg_pool1d(features.flatten(2), places).unflatten(2, (tokens, entries))
         return torch.einsum("nto,nite->oie", u.reshape(len(u), tokens, -1), pooled)

@@ -29,7 +29,7 @@ def has_custom_operation(value: Tensor) -> bool:
 
 
 def nodes_of(value: Tensor) -> Iterator[Any]:
-    """Yield the nodes of the graph that a value was computed with, each once; of a parameter it is the last one."""
+    """Yield the nodes of the graph of a value, each once; a path ends at the node of a parameter, its `variable`."""
     ahead: list[Any] = [value.grad_fn]
     seen = set[Any]()
     while ahead:

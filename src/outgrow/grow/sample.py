@@ -56,9 +56,9 @@ def demand_rows(example: Example, inputs: Any) -> None:
     """Check that an example has its rows along the first dimension, as what a loader yields has.
 
     Raises:
-        InputError: It is a tensor of other dimensions.
+        InputError: It is one row alone.
     """
-    if isinstance(example, Tensor) and isinstance(inputs, Tensor) and example.ndim != inputs.ndim:
+    if isinstance(example, Tensor) and isinstance(inputs, Tensor) and example.shape == inputs.shape[1:]:
         raise InputError(
             f"expected an example like the inputs of the loader, {list(inputs.shape)}, with the examples along "
             f"dimension 0, received {list(example.shape)}: give some of them, such as x[:1]"

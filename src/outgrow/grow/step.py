@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import register_module_forward_pre_hook
 
 from outgrow.errors import InputError
 from outgrow.grow.curvature import Loss
@@ -194,17 +193,18 @@ def objective_of(loss: Loss | None, step: Step | None) -> Objective:
 @contextmanager
 def _noting_calls(model: nn.Module) -> Iterator[list[nn.Module]]:
     """Note which modules of a model are called."""
-    own, called = set(model.modules()), list[nn.Module]()
+    called = list[nn.Module]()
 
     def note(module: nn.Module, _: Any) -> None:
-        if module in own:
-            called.append(module)
+        called.append(module)
 
-    hook = register_module_forward_pre_hook(note)
+    hooks = [module.register_forward_pre_hook(note) for module in model.modules()]
     try:
-        yield called
+        with torch.compiler.set_stance("force_eager"):  # compiled parts would trace the hooks
+            yield called
     finally:
-        hook.remove()
+        for hook in hooks:
+            hook.remove()
 
 
 class _Held(nn.Module):

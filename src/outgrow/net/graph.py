@@ -19,10 +19,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from outgrow.errors import GrowthError
 from outgrow.net.inputs import Example, call_arguments, check_kind, misfit
+from outgrow.net.kernels import fast_path
 from outgrow.net.preserve import frozen_state, tensors_in
-
-_PACKED = ("wrap_with_autocast", "wrap_with_set_grad_enabled")
-"""What `torch.export` makes of parts of a forward pass under autocast or `no_grad`: graphs of their own."""
 
 
 @dataclass(frozen=True)
@@ -60,12 +58,13 @@ def graph_of(model: nn.Module, example: Example) -> Graph:
         exported = error = None
         try:
             exported = _exported(model, example)
-            if not any(str(node.target) in _PACKED for node in exported.nodes):
+            if not _hides_weights(exported):
                 return exported
         except Exception as failure:
             error = failure
         try:
-            return _recorded(model, example)
+            with fast_path(False):
+                return _recorded(model, example)
         except Exception as failure:
             if exported is not None:
                 return exported
@@ -73,7 +72,7 @@ def graph_of(model: nn.Module, example: Example) -> Graph:
 
 
 def _hand_out_tensors_(model: nn.Module) -> None:
-    """Let a model hand out the tensors of its output alone: other classes in it, such as caches, are no matter."""
+    """Let a model hand out the tensors of its output alone, since `torch.export` does not take every class."""
     forward = model.forward
 
     @functools.wraps(forward)
@@ -92,6 +91,12 @@ def _exported(model: nn.Module, example: Example) -> Graph:
     nodes = list(exported.graph.nodes)
     stored = {node: canonical.get(names[node.name], names[node.name]) for node in nodes if node.name in names}
     return Graph(nodes, stored)
+
+
+def _hides_weights(graph: Graph) -> bool:
+    """Whether layers stand in a graph of its own, as `torch.export` makes one of what runs under an autocast."""
+    packed = [node for node in graph.nodes if str(node.target) == "wrap_with_autocast"]
+    return any(read in graph.stored for node in packed for read in node.all_input_nodes)
 
 
 def _recorded(model: nn.Module, example: Example) -> Graph:

@@ -2,9 +2,10 @@
 
 import math
 import random
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -128,8 +129,8 @@ def outputs_before(model: nn.Module, inputs: Example, training: bool) -> list[Te
 def lively(model: nn.Module, example: Example) -> Example:
     """Return an example with noise in place of what is the same everywhere, on which different functions look alike.
 
-    Noise between 0 and 1 stands in for zeros and for equal entries of several dimensions, zeros and ones for whole
-    numbers that are all zero, such as the indices of words.
+    Noise between 0 and 1 stands in for zeros, and for equal entries of three dimensions or more; zeros and ones stand
+    in for whole numbers that are all zero, such as the indices of words, on a CPU.
 
     Args:
         model: Not changed.
@@ -159,8 +160,10 @@ def _replaced(kinds: Sequence[Callable[..., Tensor | None]], generator: torch.Ge
 
 def _noisy(leaf: Tensor, generator: torch.Generator) -> Tensor | None:
     """Noise in place of floats that are the same everywhere; below 1, so that an index made of it is 0."""
-    if not leaf.is_floating_point() or (leaf.any() and (leaf.ndim < 2 or (leaf != leaf.flatten()[0]).any())):
+    if not leaf.is_floating_point():
         return None
+    if leaf.any() and (leaf.ndim < 3 or leaf.numel() == 1 or (leaf != leaf.flatten()[0]).any()):
+        return None  # two dimensions of ones may be a mask
     return torch.rand(leaf.shape, generator=generator).to(leaf)
 
 
@@ -168,28 +171,28 @@ def _drawn(leaf: Tensor, generator: torch.Generator) -> Tensor | None:
     """Zeros and ones, the first of which is a one, in place of whole numbers that are all zero."""
     if leaf.is_floating_point() or leaf.is_complex() or leaf.dtype == torch.bool or leaf.any():
         return None
+    if leaf.device.type != "cpu":
+        return None  # an index beyond a table ends all that a GPU does
     drawn = torch.randint(2, (leaf.numel(),), generator=generator)
     drawn[0] = 1
     return drawn.view(leaf.shape).to(leaf)
 
 
-def tensors_in(result: Any, within: Collection[int] = ()) -> Iterator[Tensor]:
-    """Yield all tensors in an output, also those that objects in it hold, such as distributions; caches are left out.
-
-    Args:
-        result: The output.
-        within: Ids of the objects that hold it, which are not looked at again.
-    """
-    for leaf in pytree.tree_leaves(result):
+def tensors_in(result: Any) -> Iterator[Tensor]:
+    """Yield all tensors in an output, also those that objects in it hold, such as distributions; but for caches."""
+    leaves, seen = pytree.tree_leaves(result), set[int]()
+    while leaves:
+        leaf = leaves.pop(0)
         if isinstance(leaf, Tensor):
             yield leaf
-        elif id(leaf) not in within and _is_record(leaf):
-            yield from tensors_in([*vars(leaf).values()], {*within, id(leaf)})
+        elif id(leaf) not in seen and _is_record(leaf):
+            seen.add(id(leaf))
+            leaves = pytree.tree_leaves([*vars(leaf).values()]) + leaves
 
 
 def _is_record(value: Any) -> bool:
     """Whether what an object of some class holds counts as what it is."""
-    other = isinstance(value, (type, nn.Module)) or "cache" in type(value).__name__.lower()
+    other = isinstance(value, (type, ModuleType, nn.Module)) or "cache" in type(value).__name__.lower()
     return hasattr(value, "__dict__") and not other
 
 

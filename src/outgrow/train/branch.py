@@ -103,6 +103,7 @@ class Branches:
         self._precision, self._compiled = precision, compiled
         self._on_record, self._on_step = on_record, on_step
         self._family = FamilyWriter.of(folder)
+        self._told_loss = loss_of(dataset)
         self._loss, self._loaders = loss_of(dataset, recipe.smoothing), Loaders(dataset, recipe, seed, device)
         self._flops, self._compile_seconds = 0, 0.0  # since family.json was written last
         self._axes: dict[str, Sequence[Axis]] = {}  # of sizes that others are cut out of, by name
@@ -382,7 +383,7 @@ class Branches:
             return settling_examples(self._network.build(), self._loaders.full)
 
     def _evaluate(self, net: nn.Module, split: Split) -> dict[str, float]:
-        return evaluate(net, self._loaders.in_order(split), loss_of(self._data), self._data.task)
+        return evaluate(net, self._loaders.in_order(split), self._told_loss, self._data.task)
 
 
 def _mark(size: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -24,7 +24,7 @@ class Recipe:
         rate: Peak learning rate of AdamW.
         weight_decay: Decay of weights (not of biases and norms).
         smoothing: Share of each class target that is spread over all classes while the network trains, and in checks
-            (label smoothing: Szegedy et al., arXiv 1512.00567); losses that are told are without it.
+            (label smoothing: Szegedy et al., arXiv 1512.00567); not where a network is evaluated.
         warmup: Share of the run in which the rate rises from zero.
         share: Share of the run in which the network grows.
         constant: Share of the run after which the rate falls; not before the growth is over, but for a policy that

@@ -26,10 +26,12 @@ SHOWN = 3  # names that an error tells
 def sizes_to_save(model: nn.Module, axes: Iterable[Axis]) -> dict[str, Any]:
     """Return what a fresh model needs to become as large as a model, as JSON.
 
-    That is shapes, attributes beside them, and the values of buffers along an axis that its state dict leaves out.
+    That is shapes, attributes beside them, and the values of buffers along what can grow that its state dict leaves
+    out.
     """
     saved, tensors = _saved(model), tensors_of(model)
-    grown = dict.fromkeys(member.tensor for axis in axes for member in axis.members if member.tensor not in saved)
+    growing = [member.tensor for axis in axes if axis.growable for member in axis.members]
+    grown = [name for name in dict.fromkeys(growing) if name not in saved and not tensors[name].is_complex()]
     return {
         "shapes": {name: list(tensor.shape) for name, tensor in saved.items()},
         "settings": [vars(setting) for setting in settings_of(model, axes)],
@@ -80,7 +82,7 @@ def regrow_(
         )
     before = tensors_of(model)
     new = {name: _unset(present[name], shape) for name, shape in shapes.items() if present[name].shape != shape}
-    new |= {name: torch.tensor(value).to(before[name]) for name, value in saved.get("values", {}).items()}
+    new |= _other_values(before, saved.get("values", {}))
     replace_(model, new)
     after = tensors_of(model)
     became = {id(before[name]): after[name] for name in new}
@@ -102,9 +104,10 @@ def filled(model: nn.Module) -> Iterator[None]:
     with torch.no_grad():
         for tensor in unset:
             tensor.copy_(torch.rand(tensor.shape, generator=generator))
-        try:
-            yield
-        finally:
+    try:
+        yield
+    finally:
+        with torch.no_grad():
             for tensor in unset:
                 tensor.fill_(math.nan)
 
@@ -130,6 +133,13 @@ def _saved(model: nn.Module) -> dict[str, Tensor]:
     stored = model.state_dict().keys()
     parameters = dict(model.named_parameters())
     return {name: tensor for name, tensor in tensors_of(model).items() if name in parameters or name in stored}
+
+
+def _other_values(present: Mapping[str, Tensor], values: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The buffers whose saved values have another shape."""
+    known = {name: present[name] for name in values if name in present}
+    made = {name: torch.tensor(values[name], dtype=old.dtype, device=old.device) for name, old in known.items()}
+    return {name: new for name, new in made.items() if new.shape != known[name].shape}
 
 
 def _may_become(tensor: Tensor | None, shape: torch.Size | None) -> bool:

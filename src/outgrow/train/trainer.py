@@ -108,6 +108,7 @@ class Trainer:
         self._average = AveragedModel(self._model)
         self._stepper = Stepper(self._model, self._optimizer, precision, compiled)
         self._loss, self._ranks = loss_of(dataset, recipe.smoothing), Ranks()
+        self._told_loss = loss_of(dataset)
         self._loaders = Loaders(dataset, recipe, seed, device)
         self._train, self._full = self._loaders.train, self._loaders.full
         self._some = _spread(dataset.validation, HELD_OUT)
@@ -385,7 +386,7 @@ class Trainer:
         self._record({"record": "size", **entry})
 
     def _evaluate(self, model: nn.Module, split: Split) -> dict[str, float]:
-        return evaluate(model, self._loaders.in_order(split), loss_of(self._data), self._data.task)
+        return evaluate(model, self._loaders.in_order(split), self._told_loss, self._data.task)
 
     def _checkpoint(self, if_due: bool = True) -> None:
         """Save the state of the run; nothing of it changes."""

@@ -68,7 +68,7 @@ class Pace:
         if now.progress is None:
             return True
         seen = max((self.slot(event.progress) for event in now.history if event.progress is not None), default=0)
-        return self.slot(now.progress) > seen and (seen < self.events or (is_free(now) and _is_growing(now)))
+        return self.slot(now.progress) > seen and (seen < self.events or (is_free(now) and is_growing(now)))
 
     def growth(self, now: Situation, number: int | None) -> float:
         """Return by what an event multiplies the cost that counts.
@@ -232,8 +232,8 @@ def room_with(now: Situation, units: Mapping[str, int]) -> float:
     return _limits(now).room(now.cost_with(units))
 
 
-def _is_growing(now: Situation) -> bool:
-    """Whether the last event that could make the network larger did so; looks at what may go are none of these."""
+def is_growing(now: Situation) -> bool:
+    """Return whether the last event that could make the network larger did so; looks at what may go are none."""
     for event in reversed(now.history):
         if any(growth.kind != "remove" for growth in event.growths):
             return True

@@ -10,7 +10,7 @@ from statistics import fmean
 from outgrow.errors import InputError
 from outgrow.grow.event import Candidate, Event
 from outgrow.grow.hysteresis import Hysteresis
-from outgrow.grow.policies.pace import Pace, filled, is_free, least_units, proportional_units, stages
+from outgrow.grow.policies.pace import Pace, filled, is_free, is_growing, least_units, proportional_units, stages
 from outgrow.grow.policies.schedule import demand_on_trial
 from outgrow.grow.policy import Decision, Plan, Present, Situation, Timetable
 
@@ -130,7 +130,7 @@ class Proportional:
 
     @property
     def looks_until(self) -> float:
-        """Share of the run after which no look is planned, only further growth as long as it pays."""
+        """Share of the run after which no look is planned, but for what follows further growth as long as it pays."""
         return self.share + self.prune * PRUNINGS * self._pruning_step
 
     @property
@@ -233,6 +233,8 @@ class Proportional:
     def _pruning(self, now: Situation) -> Plan | None:
         """What may go, at some moments after the growth; nothing yet at the first, since newborns rest."""
         if not self.prune or now.progress is None:
+            return None
+        if is_free(now) and is_growing(now) and now.progress < self.until:
             return None
         known = [(event.progress, event.growths) for event in now.history if event.progress is not None]
         since = max((at for at, growths in known if any(g.kind != "remove" for g in growths)), default=0.0)
