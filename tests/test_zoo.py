@@ -45,6 +45,7 @@ RULED = (  # small ones that meet every rule between them
     "channel shuffle",
     "recurrent",
     "lstm cell",
+    "wavenet",
 )
 
 
