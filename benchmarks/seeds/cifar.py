@@ -22,7 +22,6 @@ from outgrow.models import ImportedSeed, Seed, imported_seed
 from outgrow.train.alone import train_alone
 from outgrow.train.branch import HIGHEST
 from outgrow.train.energy import added
-from outgrow.train.finish import Finishing
 from outgrow.train.recipe import NORMED_RATE, RATE, Recipe
 from outgrow.train.uniform import uniform
 from seeds.growing import At, grown, newest, percent
@@ -39,14 +38,12 @@ ROWS = {
     "secnn,share=1,tau=1.03": "the same, where a score rises by 3 %, not twofold",
     "outgrow,depth=true": "the same network, the default policy with blocks, at most 62,698 parameters",
     "family": "our seed network, its family",
-    "family,length=0.16": "the same, branches twice as long",
     SLOWER: "the same, growing for 40 % of the run",
     LARGE: "a seed network whose first layer whitens, the larger sizes",
     "alone": "plain networks of its sizes, each by itself",
 }
 WATCHED = tuple(ROWS)[:3]
-FAMILIES = {"family": Finishing(), "family,length=0.16": Finishing(length=0.16)}
-FAMILIES |= {SLOWER: Finishing(), LARGE: Finishing()}
+FAMILIES = ("family", SLOWER, LARGE)
 LARGE_SIZES = (62_000, 160_000, 2_000_000)
 RECIPES = {
     LARGE: {"rate": 1e-2, "weight_decay": 3e-2, "smoothing": 0.1, "constant": 0.15},
@@ -136,7 +133,7 @@ def run(job: Job, at: At) -> dict:
         how = {"max_params": limit, "watched": True}
         line = grown(data, network, recipe, job.row, job.seed, at.device, job.precision, **how)
     elif job.row in FAMILIES:
-        how = {"sizes": job.sizes, "finish": FAMILIES[job.row], "keep": at.kept(job.name)}
+        how = {"sizes": job.sizes, "keep": at.kept(job.name)}
         network, policy = task.network(data), "outgrow"
         if job.row == LARGE:
             network, policy = large(data), EVEN

@@ -16,7 +16,7 @@ from outgrow.models import SeedNetwork
 from outgrow.registry import Maker, policy_of
 from outgrow.train.branch import Branches
 from outgrow.train.evaluate import evaluate, loss_of
-from outgrow.train.finish import RESERVED, Finishing, wanted
+from outgrow.train.finish import RESERVED, wanted
 from outgrow.train.folder import RunFolder
 from outgrow.train.loaders import Loaders
 from outgrow.train.recipe import Recipe
@@ -67,7 +67,6 @@ def grown(
     *,
     max_params: int | None = None,
     sizes: Sequence[int] = (),
-    finish: Finishing | None = None,
     watched: bool = False,
     keep: Path | None = None,
 ) -> dict[str, Any]:
@@ -83,7 +82,6 @@ def grown(
         precision: In which precision.
         max_params: Budget.
         sizes: Sizes to stop at, each of which gets a branch then [parameters].
-        finish: How; as a run does if None.
         watched: Whether to look at the test part after every epoch, as SECNN did.
         keep: The run folder; one that is deleted afterwards if None.
 
@@ -119,7 +117,7 @@ def grown(
         )
         family = trainer.run()
         if sizes:
-            branches = Branches(data, network, recipe, out, finish, seed=seed, device=device, precision=precision)
+            branches = Branches(data, network, recipe, out, seed=seed, device=device, precision=precision)
             family = branches.run(wanted(branches.sizes, sizes))
     return {
         "sizes": [{key: entry[key] for key in KEPT if key in entry} for entry in family["sizes"]],

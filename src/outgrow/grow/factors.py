@@ -22,6 +22,9 @@ from outgrow.grow.patches import (
 )
 
 BLOCK = 2**22  # entries of the rows that are formed at once
+SUMMED = (
+    512  # rows of one product on a CPU: kernels for some processors add up one after the other, in single precision
+)
 
 Pick = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
@@ -149,12 +152,14 @@ def add_square_(total: Tensor, rows: Tensor, groups: int, bias: bool, weight: fl
     with torch.no_grad(), torch.autocast(total.device.type, enabled=False):
         if total.ndim < rows.ndim:
             total.add_(rows.square().sum(-2), alpha=weight)
-        elif total.dtype != rows.dtype:
-            total.add_(rows.mT @ rows, alpha=weight)
-        elif total.ndim == 3:
-            total.baddbmm_(rows.mT, rows, alpha=weight)
-        else:
-            total.addmm_(rows.mT, rows, alpha=weight)
+            return
+        for some in rows.split(SUMMED if rows.device.type == "cpu" else rows.shape[-2] or 1, -2):
+            if total.dtype != some.dtype:
+                total.add_(some.mT @ some, alpha=weight)
+            elif total.ndim == 3:
+                total.baddbmm_(some.mT, some, alpha=weight)
+            else:
+                total.addmm_(some.mT, some, alpha=weight)
 
 
 def _sum(parts: Sequence[Tensor]) -> Tensor:

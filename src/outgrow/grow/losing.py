@@ -42,7 +42,7 @@ from outgrow.net.axis import Axis
 from outgrow.net.remove import Removal
 from outgrow.net.surgery import tensors_of
 
-ROUNDING = 300  # times machine precision: what a sum of equal products may owe to rounding; 136 were seen, of 60,000
+ROUNDING = 300  # times machine precision: what a sum of equal products may owe to rounding; 136 were seen
 
 
 @dataclass(frozen=True)
