@@ -11,7 +11,7 @@ from compare import CONTROLS, DEFAULT, accuracies, latest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator, NullLocator
+from matplotlib.ticker import Formatter, LogLocator, NullLocator
 
 STYLE = {"svg.hashsalt": "outgrow", "svg.fonttype": "none", "font.size": 9, "axes.spines.top": False,
          "axes.spines.right": False, "legend.frameon": False, "axes.grid": True, "grid.color": "#dfe4e9",
@@ -105,8 +105,8 @@ def draw_sizes(axes: Axes, lengths: families.Lengths) -> None:
     label_beside(axes, points, colors)
 
 
-def logarithmic(axes: Axes, form: str) -> None:
-    """Give a figure a logarithmic axis of x, with plain numbers of a form at 1, 2 and 5."""
+def logarithmic(axes: Axes, form: str | Formatter) -> None:
+    """Give a figure a logarithmic axis of x, with numbers of a form at 1, 2 and 5."""
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(form)

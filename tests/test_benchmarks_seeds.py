@@ -126,7 +126,7 @@ def test_a_family_stands_beside_its_sweep_and_what_was_to_be_reached():
     halved = [{**run, "precision": "bf16", "sizes": sizes[:1]} for run in runs]
     told = cifar.tables([*runs, *halved])
     assert told.count("| 2 in bf16 | 1 | 60.00 |") == told.count("| 2 | 1 | 60.00 |") == 2
-    every = [{**runs[0], "row": row, "epochs": epochs} for row in cifar.ROWS for epochs in (2, 4, 6, 8, 10)]
+    every = [{**runs[0], "row": row, "epochs": epochs} for row in cifar.ROWS for epochs in (2, 4, 6, 8, 10, 12)]
     drawn = cifar.fronts(every).axes[0].lines
     looks = {(line.get_color(), str(line._dash_pattern), line.get_marker()) for line in drawn}
     assert len(looks) == len(every) + 1

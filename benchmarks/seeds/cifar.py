@@ -15,6 +15,7 @@ from cells import grouped, made_with, row, span, spread
 from drawing import DISTINCT, STYLE, logarithmic, svg
 from matplotlib import rc_context
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
 from tasks import CIFAR, Task
 
 from outgrow.data import Dataset
@@ -55,7 +56,7 @@ EVEN = "outgrow,multiple=16"  # of widths from 32 on, which bfloat16 on a CPU co
 PUBLISHED = ("11,360", "33,655", "84.1", "62,698")
 SECNN = ((11_360, 33_655, 62_698), (70, 80, 84.1))
 CLAIMED = (70.0, 80.0)
-DASHES = (":", "-.", "--", (0, (4, 1, 1, 1, 1, 1)), "-")  # of lengths
+DASHES = (":", "-.", "--", (0, (4, 1, 1, 1, 1, 1)), (0, (9, 2)), "-")  # of lengths
 
 
 @dataclass(frozen=True)
@@ -299,6 +300,6 @@ def fronts(lines: Sequence[Mapping]) -> Figure:
                 axes.plot(*zip(*points, strict=True), **look, label=label)
         axes.plot(SECNN[0], SECNN[1], "x", color="#20262d", label="SECNN, published, 300 epochs, best epoch")
         axes.set(xlabel="parameters", ylabel="test accuracy, %")
-        logarithmic(axes, "{x:,.0f}")
+        logarithmic(axes, EngFormatter(sep=""))
         figure.legend(fontsize=7, loc="outside lower left", frameon=False, handlelength=4)
     return figure
