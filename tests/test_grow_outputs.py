@@ -104,6 +104,24 @@ def test_a_step_that_leaves_the_model_it_is_given_alone_is_refused():
         grower.check([(X, LABELS)])
 
 
+class Cut(nn.Module):
+    """A network whose answer has lost its graph."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = perceptron(1)
+
+    def forward(self, x):
+        return self.net(x).detach()
+
+
+def test_outputs_without_a_graph_are_refused():
+    model = Cut()
+    grower = Grower(model, torch.optim.SGD(model.parameters(), lr=0.01), F.mse_loss, X[:1])
+    with pytest.raises(InputError, match="expected outputs of Cut that depend on its weights"):
+        grower.check([(X, X[:, :1])])
+
+
 def test_a_step_may_use_weights_without_calling_the_model():
     model = perceptron(1)
 

@@ -316,6 +316,12 @@ def test_a_budget_that_is_no_positive_number_is_refused(value):
         grower_of("mlp", check_flops=value)
 
 
+@pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf")])
+def test_a_damping_below_zero_is_refused(value):
+    with pytest.raises(InputError, match="damping of at least 0"):
+        grower_of("mlp", damping=value)
+
+
 @pytest.mark.parametrize("value", [1, 0, -5])
 def test_a_sample_without_two_examples_is_refused(value):
     with pytest.raises(InputError, match="sample of at least 2 examples"):

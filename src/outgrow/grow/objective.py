@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from outgrow.errors import InputError
 from outgrow.grow.curvature import Loss, Outputs, demand_mean
 from outgrow.grow.derivative import derivatives_along
 from outgrow.grow.precision import full_precision, upcast
@@ -106,9 +107,27 @@ class OutputLoss:
 
     @full_precision()
     def answer(self, model: nn.Module, batch: Batch) -> Outputs:
-        """Run the model, with its graph."""
+        """Run the model, with its graph.
+
+        Args:
+            model: Run as it is.
+            batch: The examples.
+
+        Returns:
+            The outputs.
+
+        Raises:
+            InputError: The model has weights that are trained, but no output that the loss reads depends on them.
+        """
         with same_chance(model, batch):
-            return Outputs(self.loss, call(model, batch.inputs), batch.target, batch.size)
+            outputs = Outputs(self.loss, call(model, batch.inputs), batch.target, batch.size)
+        trained = any(parameter.requires_grad for parameter in model.parameters())
+        if trained and not any(value.requires_grad for value in outputs.values):
+            raise InputError(
+                f"expected outputs of {type(model).__name__} that depend on its weights, received some without a "
+                "graph: leave out detach() and no_grad() on the way from the weights to the loss"
+            )
+        return outputs
 
     @full_precision()
     def expand(self, model: nn.Module, directions: Sequence[Tangent], batch: Batch) -> Expansion:

@@ -16,6 +16,8 @@ from outgrow.net.numbers import Numbers, Stored, compact, steady
 from outgrow.net.rules import RULES
 from outgrow.net.site import no_channels
 
+NO_RULES = {"wrap_with_set_grad_enabled": "it runs under no_grad(), where new units would never learn"}
+
 
 @dataclass(frozen=True, eq=False)
 class Shaped:
@@ -131,7 +133,7 @@ class _Walk:
         shape = _shape(value[0] if isinstance(value, (list, tuple)) and value else value)
         if self.op == "mean" and self._is_rms(node, bound["self"]):
             return no_channels(shape)
-        why = "outgrow has no rule for it yet"
+        why = NO_RULES.get(self.op, "outgrow has no rule for it yet")
         if self.op in RULES:
             try:
                 result = RULES[self.op](self, bound, shape)

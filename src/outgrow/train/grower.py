@@ -147,6 +147,8 @@ class Grower:
         self._generator = torch.Generator().manual_seed(seed)
         if check_flops is not None and not check_flops > 0:
             raise InputError(f"expected check_flops above zero, got {check_flops}")
+        if damping is not None and not 0 <= damping < math.inf:
+            raise InputError(f"expected a damping of at least 0, got {damping}")
         if sample < 2:
             raise InputError(f"expected a sample of at least 2 examples, got {sample}")
         if not any(axis.growable for axis in self.axes):
