@@ -287,9 +287,9 @@ def figures(lines: Sequence[Mapping]) -> dict[str, bytes]:
 def fronts(lines: Sequence[Mapping]) -> Figure:
     """Draw the sizes of every run, and what was published."""
     with rc_context(STYLE):
-        figure = Figure(figsize=(6.4, 4.8), layout="constrained")
-        axes = figure.subplots()
         groups = grouped(runs_of(lines), lambda line: (line["row"], length(line)))
+        figure = Figure(figsize=(6.4, 3.4 + 0.17 * len(groups)), layout="constrained")
+        axes = figure.subplots()
         colors = dict(zip(ROWS, DISTINCT, strict=False))
         dashes = dict(zip(sorted({lasted for _, lasted in groups}), cycle(DASHES), strict=False))
         for (name, lasted), runs in groups.items():
