@@ -22,9 +22,7 @@ from outgrow.grow.patches import (
 )
 
 BLOCK = 2**22  # entries of the rows that are formed at once
-SUMMED = (
-    512  # rows of one product on a CPU: kernels for some processors add up one after the other, in single precision
-)
+SUMMED = 512  # rows of one product on a CPU: some kernels add one after the other, in single precision
 
 Pick = Callable[[nn.Module, Tensor, Tensor], Tensor]
 

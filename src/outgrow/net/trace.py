@@ -17,6 +17,7 @@ from outgrow.net.rules import RULES
 from outgrow.net.site import no_channels
 
 NO_RULES = {"wrap_with_set_grad_enabled": "it runs under no_grad(), where new units would never learn"}
+"""Why ops without a rule freeze what enters, where more can be said than that they have none."""
 
 
 @dataclass(frozen=True, eq=False)
