@@ -88,6 +88,17 @@ BAD = {
     "pruning by a policy that can't": ["grow", "digits", "--policy", "schedule", "--prune"],
     "no epochs": ["grow", "digits", "--epochs", "0"],
     "a negative rate": ["grow", "digits", "--rate", "-1"],
+    "a rate without end": ["grow", "digits", "--rate", "inf"],
+    "single examples for BatchNorm": [
+        "grow",
+        "table.csv",
+        "--target",
+        "y",
+        "--model",
+        "normed:net",
+        "--batch-size",
+        "1",
+    ],
     "widths of zero": ["grow", "digits", "--widths", "4", "0"],
     "more widths than the image can be halved": ["grow", "digits", "--widths", *["4"] * 10],
     "a seed that no generator takes": ["grow", "digits", "--seed", str(2**64)],
@@ -106,12 +117,19 @@ BAD = {
 }
 
 
+NORMED = """from torch import nn
+def net(inputs, outputs):
+    return nn.Sequential(nn.Linear(inputs[0], 3), nn.BatchNorm1d(3), nn.Linear(3, outputs))
+"""
+
+
 @pytest.mark.parametrize("case", BAD)
 def test_bad_input_is_one_line_with_code_2_and_nothing_is_written(here, capsys, monkeypatch, case):
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     Path("table.csv").write_text("a,y\n" + "\n".join(f"{i},{'no' if i % 3 else 'yes'}" for i in range(60)))
     Path("failing.py").write_text("raise RuntimeError('no luck\\ntoday')")
     Path("broken.py").write_text("class Policy(:")
+    Path("normed.py").write_text(NORMED)
     (here / "taken").mkdir()
     (here / "taken" / "thesis.tex").write_text("mine")
     (here / "foreign" / "sizes").mkdir(parents=True)

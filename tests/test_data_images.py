@@ -1,5 +1,8 @@
 """Pictures in class folders come back pixel by pixel, in the parts that the folders say."""
 
+import struct
+import zlib
+
 import numpy as np
 import pytest
 import torch
@@ -108,3 +111,43 @@ def test_a_stray_table_among_pictures_is_passed_over(tmp_path):
     write_images(tmp_path, pixels(20), cyclic(20, 2))
     (tmp_path / "labels.csv").write_text("file,label\na,b\n")
     assert load(str(tmp_path)).kind == "image"
+
+
+@pytest.mark.parametrize(("train", "test"), [("training", "testing"), ("Train", "Test"), ("TRAIN", "Val")])
+def test_parts_are_known_under_their_other_names(tmp_path, train, test):
+    write_images(tmp_path / train, pixels(20), cyclic(20, 2))
+    write_images(tmp_path / test, np.zeros((6, 1, 8, 8), np.uint8), cyclic(6, 2))
+    data = load(str(tmp_path))
+    assert data.classes == ("class0", "class1")
+    assert not data.test.x.any()
+
+
+def test_folders_that_look_like_parts_are_no_classes(tmp_path):
+    for part in ("seg_train", "seg_test"):
+        write_images(tmp_path / part, pixels(20), cyclic(20, 2))
+    with pytest.raises(InputError, match="the folders seg_test, seg_train look like parts of the data, not like class"):
+        load(str(tmp_path))
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_transparent_pixels_are_white(tmp_path, mode):
+    seen = pixels(20) // 128 * 255
+    write_images(tmp_path, seen, cyclic(20, 2))
+    for file in tmp_path.rglob("*.png"):
+        shape = Image.open(file).convert("L")
+        drawn = Image.new("LA", shape.size, 0)
+        drawn.putalpha(shape.point(lambda value: 255 - value))
+        drawn.convert("RGBA").convert(mode).save(file)
+    assert everything(load(str(tmp_path))) == sorted(map(tuple, seen.reshape(20, -1).tolist()))
+
+
+def test_sixteen_bits_of_colour_are_refused(tmp_path):
+    write_images(tmp_path, pixels(20, 3), cyclic(20, 2))
+    rows = b"".join(b"\0" + bytes(48) for _ in range(8))
+    parts = (b"IHDR", struct.pack(">IIBBBBB", 8, 8, 16, 2, 0, 0, 0)), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")
+    chunks = [
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in parts
+    ]
+    (tmp_path / "class0" / "deep.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
+    with pytest.raises(InputError, match=r"deep.png: a picture with more than 8 bits a channel"):
+        load(str(tmp_path))

@@ -243,3 +243,50 @@ def test_a_comma_that_may_divide_thousands_is_refused(tmp_path):
     path.write_text("a;target\n" + "".join(f"{i + 1},250;{i}\n" for i in range(N)))
     with pytest.raises(InputError, match="column 'a': 1,250 may be thousands or have a decimal comma"):
         loaded(path)
+
+
+def semicolons(path, *rows):
+    path.write_text("\n".join(";".join(map(str, row)) for row in rows) + "\n")
+    return path
+
+
+def test_categories_with_commas_are_the_same_in_every_file(tmp_path):
+    sizes = ["36,5", "38,5", "XL"]
+    rows = [(i, sizes[i % 3], i * 7) for i in range(N)]
+    path = semicolons(tmp_path / "t_train.csv", ("a", "size", "target"), *rows)
+    semicolons(tmp_path / "t_test.csv", ("a", "size", "target"), *[row for row in rows if row[1] != "XL"])
+    data = loaded(path)
+    assert data.description["features"] == ["a", "size=36,5", "size=38,5", "size=XL"]
+    assert (data.test.x[:, 1:3].sum(1) == 1).all()
+
+
+def test_training_rows_tell_what_commas_are(tmp_path):
+    rows = [(f"{i / 1000 + 0.001:.3f}".replace(".", ","), i * 7) for i in range(N)]
+    path = semicolons(tmp_path / "t_train.csv", ("a", "target"), *rows)
+    semicolons(tmp_path / "t_test.csv", ("a", "target"), ("1,294", 7), ("2,300", 14))
+    data = loaded(path)
+    assert data.test.x[:, 0].tolist() == pytest.approx([1.294, 2.3])
+    columns = [column(one) for one in json.loads(json.dumps(data.description["columns"]))]
+    assert encode(columns, read_rows(tmp_path / "t_test.csv")).tolist() == data.test.x.tolist()
+
+
+def test_a_word_in_another_file_is_named(tmp_path):
+    count = 2 * MOST_CATEGORIES
+    path = write_csv(tmp_path / "t_train.csv", ["a", *range(count)], ["target", *[i * 0.7 for i in range(count)]])
+    write_csv(tmp_path / "t_test.csv", ["a", 1, "many", "more"], ["target", 1, 2, 3])
+    with pytest.raises(
+        InputError, match=r"t_test.csv: column 'a' has numbers in 201 of 203 rows, but 'many' on line 3"
+    ):
+        loaded(path)
+
+
+def test_long_numbers_are_classes_of_their_own(tmp_path):
+    data = loaded(table(tmp_path / "t.csv", a=range(N), target=[2**53 + i % 2 for i in range(N)]))
+    assert data.classes == ("9007199254740992", "9007199254740993")
+    assert data.train.y.unique().tolist() == [0, 1]
+
+
+def test_names_of_parts_may_have_any_case(tmp_path):
+    table(tmp_path / "Train.csv", a=range(N))
+    table(tmp_path / "TEST.csv", a=[7 * N] * N)
+    assert (loaded(tmp_path).test.x == 7 * N).all()

@@ -233,3 +233,22 @@ def test_a_layer_that_torch_would_make_otherwise_is_refused():
     layer.gain = 2.0
     with pytest.raises(UnwritableError, match="a Linear of which torch"):
         layer_call(layer, "layer")
+
+
+class Counting(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 2)
+        self.register_buffer("calls", torch.zeros((), dtype=torch.long))
+
+    def forward(self, x):
+        if self.training:
+            self.calls += 1
+        return self.layer(x)
+
+
+def test_a_network_that_counts_in_training_is_written(tmp_path):
+    text, loaded = written(Counting(), ROWS, tmp_path)
+    assert "class Counting" in text
+    assert "that of eval mode" in text
+    assert loaded.calls.item() == 0

@@ -1,5 +1,7 @@
 """Checks of models whose outputs have parts that nothing on trial reaches, or another layout in memory."""
 
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,7 +11,7 @@ from outgrow.errors import InputError
 from outgrow.grow.cross import cross_moments, route
 from outgrow.grow.objective import OutputLoss
 from outgrow.grow.policies.proportional import Proportional
-from outgrow.grow.sample import Batch
+from outgrow.grow.sample import Batch, Sample, counted
 from outgrow.net.axes import axes
 from outgrow.train.grower import Grower
 
@@ -152,3 +154,59 @@ def test_an_example_without_rows_is_told():
     grower = Grower(model, optimizer, F.mse_loss, X[0])
     with pytest.raises(InputError, match=r"like the inputs of the loader, \[\d+, 5\], .* received \[5\]: give some"):
         grower.check([(X, X[:, :1])])
+
+
+@pytest.mark.parametrize(
+    ("loss", "ignored"),
+    [
+        (F.cross_entropy, -100),
+        (nn.CrossEntropyLoss(ignore_index=2), 2),
+        (partial(F.cross_entropy, ignore_index=2, label_smoothing=0.1), 2),
+    ],
+)
+def test_targets_that_do_not_count_are_counted_over_all_batches(monkeypatch, loss, ignored):
+    labels = LABELS.clone()
+    labels[:120], labels[130:140] = ignored, ignored
+    model = perceptron(3)
+    (whole,) = OutputLoss(loss).answer(model, Batch(X, labels, 256)).gradient()
+    batches = [Batch(X[i : i + 4], labels[i : i + 4], 4) for i in range(0, 256, 4)]
+    left = counted(Sample(batches, []), loss).a
+    parts = torch.cat([OutputLoss(loss).answer(model, batch).gradient()[0] for batch in left])
+    some = (labels.view(-1, 4) != ignored).any(1).repeat_interleave(4)  # those in a batch with a target that counts
+    assert torch.equal(torch.cat([batch.inputs for batch in left]), X[some])
+    torch.testing.assert_close(parts / len(parts), whole[some] / 256)
+
+    monkeypatch.setattr("outgrow.grow.sample.CHUNK_FLOPS", 1.0)
+    expected = loss(model(X[1::2]), labels[1::2]).item()
+    grower = Grower(model, torch.optim.SGD(model.parameters(), lr=0.01), loss, X[:1])
+    assert grower.check([(X, labels)]).loss == pytest.approx(expected, rel=1e-5)
+
+
+def ctc(z, words):
+    return F.ctc_loss(z.transpose(0, 1), words, torch.full((len(z),), 12), torch.full((len(z),), 4))
+
+
+def test_curvature_may_come_in_another_layout():
+    class Sequences(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Conv1d(3, 4, 3, padding=1), nn.Conv1d(4, 5, 1)
+
+        def forward(self, x):
+            return self.b(F.relu(self.a(x))).transpose(1, 2).log_softmax(-1)
+
+    torch.manual_seed(0)
+    model = Sequences()
+    grower = Grower(model, torch.optim.SGD(model.parameters(), lr=0.01), ctc, torch.zeros(1, 3, 12))
+    event = grower.check([(torch.randn(64, 3, 12), torch.randint(1, 5, (64, 4)))])
+    assert event.gain_now > 0
+
+
+@pytest.mark.parametrize("depth", [False, True])
+def test_examples_whose_loss_is_not_finite_are_told(depth):
+    model, x = perceptron(3), X.clone()
+    x[5] = torch.nan
+    grower = Grower(model, torch.optim.SGD(model.parameters(), lr=0.01), F.cross_entropy, X[:1])
+    grower.policy = Proportional(price=-1.0, depth=depth)
+    with pytest.raises(FloatingPointError, match="the loss of the check's examples is nan, though the weights are fin"):
+        grower.check([(x, LABELS)])

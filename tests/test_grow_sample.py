@@ -127,3 +127,13 @@ def test_batches_that_can_not_be_split_go_to_the_parts_in_turn(make):
 def test_too_few_batches_are_refused(loader):
     with pytest.raises(InputError, match="at least two batches to propose and two to judge"):
         draw_batches(loader, 10, CPU)
+
+
+@pytest.mark.parametrize("read", [draw, draw_batches])
+def test_a_loader_that_can_be_read_only_once_is_told(read):
+    batches = iter(numbered(8))
+    read(batches, 4, CPU)
+    with pytest.raises(InputError, match=r"gave 0.*it can be read only once"):
+        read(batches, 4, CPU)
+    with pytest.raises(InputError, match=r"the loader gave \d( and \d)?$"):
+        read(numbered(1), 4, CPU)

@@ -151,7 +151,7 @@ STAYS = {
         LINEAR,
         lambda h: h.max(1, keepdim=True)[0],
         nn.Linear(1, 2),
-        "max: it sums over channels",
+        "max: it reduces over channels",
     ),
     "unknown": (LINEAR, lambda h: h.renorm(2, 0, 1.0), nn.Linear(4, 2), "renorm: outgrow has no rule for it yet"),
     "cut by a constant": (

@@ -218,3 +218,55 @@ def test_places_are_found_beside_a_compiled_part():
     compiled = torch.compile(nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 5)), backend="eager")
     found = outgrow.places(nn.Sequential(compiled, nn.ReLU(), nn.Linear(5, 3)), torch.randn(2, 4))
     assert any(place.growable for place in found)
+
+
+class Padding(Attention):
+    """Keeps beside its number of heads the number of a word that happens to be the same."""
+
+    def __init__(self):
+        super().__init__()
+        self.padding = 2
+
+    def forward(self, x):
+        return super().forward(x) * (x != self.padding).unsqueeze(-1)
+
+
+def test_a_number_that_merely_is_the_same_stays():
+    torch.manual_seed(0)
+    model, words = Padding(), torch.randint(11, (6, 7))
+    before = model(words)
+    outgrow.widen_(model, "qkv", 1, example=torch.tensor([[1, 4, 6, 7]]))  # no padding
+    assert (model.h, model.padding) == (3, 2)
+    torch.testing.assert_close(model(words), before)
+
+
+class Halves(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 6), nn.Linear(6, 2)
+
+    def forward(self, x):
+        x = self.a(x)
+        n = x.shape[-1] // 2
+        return self.b(torch.cat([-x[:, n:], x[:, :n]], 1))
+
+
+class Auxiliary(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.auxiliary = nn.Linear(4, 6), nn.Linear(6, 2), nn.Linear(6, 2)
+
+    def forward(self, x):
+        x = self.a(x).relu()
+        return (self.b(x), self.auxiliary(x)) if self.training else self.b(x)
+
+
+@pytest.mark.filterwarnings("ignore:.* this example did not use auxiliary.weight")
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [(Halves, "with 3 more units an output moves"), (Auxiliary, "with one more unit the model fails in train mode: ")],
+)
+def test_an_axis_that_only_seems_to_grow_is_fixed(model, reason):
+    axis = outgrow.axes(model(), torch.randn(3, 4))[0]
+    assert not axis.growable
+    assert reason in axis.reason

@@ -202,3 +202,42 @@ def test_a_place_can_be_given_and_says_what_it_is():
     assert repr(refused).startswith("0.layers (none: its shortcut leads through norm2")
     assert isinstance(deepen_(model, "layer1", example=IMAGE), Edit)
     assert len(model.layer1) == 3
+
+
+def test_padding_does_not_stop_an_encoder():
+    class Padded(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.words = nn.Embedding(9, 8)
+            self.encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 12, batch_first=True), 1)
+
+        def forward(self, x):
+            return self.encoder(self.words(x), src_key_padding_mask=x == 0)
+
+    (place,) = places(Padded(), torch.tensor([[1, 2, 3, 0, 0], [4, 5, 6, 7, 0]]))
+    assert place.reason.startswith("its shortcut leads through norm2")
+
+
+def test_blocks_that_would_never_learn_have_no_place():
+    class Extractor(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.head = CASES["basic"].model(), nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 2))
+
+        def forward(self, x):
+            with torch.no_grad():
+                x = self.body(x)
+            return self.head(x)
+
+    outputs = CASES["basic"].model()(IMAGE).shape[1]
+    model = Extractor()
+    model.head[0] = nn.Linear(outputs, 4)
+    found = places(model, IMAGE)
+    assert [place.name for place in found if place.growable] == ["head.1"]
+    assert {place.reason for place in found if not place.growable} == {
+        f"{name} runs under no_grad(), where a copy of it would never learn"
+        for name in ("body.layer1.1", "body.layer3.1")
+    }
+    with pytest.raises(GrowthError, match=r"behind 'body.layer1.0': it runs under no_grad"):
+        deepen_(model, "body.layer1.0", example=IMAGE)
+    assert all(parameter.requires_grad for parameter in model.parameters())

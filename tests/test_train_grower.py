@@ -1,9 +1,11 @@
 """The Grower: grows where that pays, never beyond its budget, in anyone's loop."""
 
 import copy
+import json
 import re
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -399,3 +401,18 @@ def test_outputs_without_a_class_dimension_are_judged():
     loss = F.binary_cross_entropy_with_logits
     event = Grower(model, torch.optim.SGD(model.parameters(), 0.1), loss, x[:1], policy=Every(2, 2)).check([(x, y)])
     assert event.growths[0].se > 0
+
+
+def test_what_is_told_to_a_check_may_be_a_number_of_any_kind():
+    _, _, x, y, grower = trained()
+    loss = F.cross_entropy(grower.model(x), y)
+    event = grower.check([(x, y)], progress=torch.tensor(0.25), epoch=np.float32(2), held_out=loss)
+    assert json.loads(json.dumps(event.to_json()))["held_out"] == pytest.approx(loss.item())
+    assert (type(event.progress), type(event.epoch), type(event.held_out)) == (float, float, float)
+
+
+@pytest.mark.parametrize("policy", ["senn", Every])
+def test_what_is_no_policy_is_told_at_once(policy):
+    model = mlp(4, 3, 3)
+    with pytest.raises(InputError, match=r"expected a policy such as outgrow.Proportional"):
+        Grower(model, torch.optim.SGD(model.parameters(), 0.1), F.cross_entropy, torch.zeros(1, 4), policy=policy)

@@ -43,6 +43,7 @@ RULED = (  # small ones that meet every rule between them
     "einsum across",
     "single",
     "channel shuffle",
+    "attention, softmax in another type",
     "recurrent",
     "lstm cell",
     "wavenet",

@@ -306,6 +306,12 @@ ATTENTION: dict[str, Entry] = {
     "attention, merged by constant": merging(lambda m, x: x.reshape(*x.shape[:2], 6)),
     "attention, merged by width of out": merging(lambda m, x: x.reshape(*x.shape[:2], m.out.in_features)),
     "attention, merged by view": merging(lambda m, x: x.contiguous().view(*x.size()[:-2], -1)),
+    "attention, softmax in another type": stream(
+        lambda: Attention(
+            CUTS["stored sizes"],
+            lambda q, k, v: ((q @ k.transpose(-2, -1)) / math.sqrt(q.shape[-1])).softmax(-1).type_as(q) @ v,
+        )
+    ),
     "sdpa": stream(lambda: Attention(CUTS["stored sizes"], F.scaled_dot_product_attention)),
     "sdpa, stored head size": stream(lambda: Attention(CUTS["stored head size"], F.scaled_dot_product_attention)),
     "one head": stream(lambda: Attention(lambda m, x: x.unsqueeze(2), computed)),

@@ -119,6 +119,7 @@ attention, merged by -1: stem=5 block.q=2
 attention, merged by constant: stem=5
 attention, merged by width of out: stem=5 block.q=2
 attention, merged by view: stem=5 block.q=2
+attention, softmax in another type: stem=5 block.q=2
 sdpa: stem=5 block.q=2
 sdpa, stored head size: stem=5 block.q=2
 one head: stem=5 block.v=6

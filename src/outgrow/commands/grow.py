@@ -1,5 +1,6 @@
 """`outgrow grow`: train a network that grows."""
 
+import math
 import shlex
 import sys
 from collections.abc import Callable, Mapping
@@ -214,16 +215,27 @@ def _seed_network(options: "Grow", dataset: data.Dataset) -> models.SeedNetwork:
 
 def _recipe(options: "Grow", examples: int, network: models.SeedNetwork) -> Recipe:
     for name, value in {"--epochs": options.epochs, "--batch-size": options.batch_size, "--rate": options.rate}.items():
-        if value is not None and not value > 0:
-            raise InputError(f"{name} {value}: expected more than 0")
+        if value is not None and not 0 < value < math.inf:
+            raise InputError(f"{name} {value}: expected more than 0" + ", and finite" * (value == math.inf))
     recipe = Recipe.fit(examples, options.epochs)
     if options.batch_size is not None:
         recipe = replace(recipe, batch_size=min(options.batch_size, examples))
+        if recipe.batch_size == 1:
+            _demand_single(network)
     if options.sizes and options.family_quality == "average":
         recipe = replace(recipe, share=SHARE)
     if options.rate is not None:
         return replace(recipe, rate=options.rate)
     return recipe.suiting(network.build(), examples)
+
+
+def _demand_single(network: models.SeedNetwork) -> None:
+    """Check that a network trains on single examples: BatchNorm behind a linear layer can't."""
+    with torch.random.fork_rng(devices=()):
+        try:
+            network.build().train()(torch.zeros(1, *network.inputs))
+        except ValueError as error:
+            raise InputError(f"--batch-size 1: {error}; expected at least 2 for this network") from None
 
 
 def _defaults(options: "Grow") -> dict[str, Any]:

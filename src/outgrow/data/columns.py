@@ -14,7 +14,7 @@ import numpy as np
 
 from outgrow.data.cells import number, quoted
 from outgrow.data.labels import listed
-from outgrow.data.rows import Rows
+from outgrow.data.rows import WITH_COMMA, Rows
 from outgrow.data.statistics import are_close
 from outgrow.errors import InputError
 
@@ -32,12 +32,14 @@ class Number:
         fill: What stands in for a missing value: the median of the training rows.
         gaps: Whether a second feature says where values were missing.
         offset: What is taken off, where single precision would not tell the values apart.
+        commas: Whether the training rows had decimal commas.
     """
 
     name: str
     fill: float
     gaps: bool
     offset: float = 0.0
+    commas: bool = False
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -46,7 +48,7 @@ class Number:
 
     def encode(self, rows: Rows) -> np.ndarray:
         """The column of some rows, float32 `[n, 1 or 2]`."""
-        values = numbers(rows, self.name)
+        values = numbers(rows, self.name, self.commas)
         missing = np.isnan(values)
         filled = np.where(missing, self.fill, values) - self.offset
         with np.errstate(over="ignore"):
@@ -61,7 +63,8 @@ class Number:
     def describe(self) -> dict[str, object]:
         """What `column` needs to make it again."""
         offset = {"offset": self.offset} if self.offset else {}
-        return {"name": self.name, "kind": "number", "fill": self.fill, "missing": self.gaps, **offset}
+        commas = {"commas": True} if self.commas else {}
+        return {"name": self.name, "kind": "number", "fill": self.fill, "missing": self.gaps, **offset, **commas}
 
 
 @dataclass(frozen=True)
@@ -111,7 +114,7 @@ def column(description: Mapping[str, object]) -> Column:
     name = str(description["name"])
     if description["kind"] == "number":
         fill, offset = (float(cast(float, description.get(key, 0.0))) for key in ("fill", "offset"))
-        return Number(name, fill, bool(description["missing"]), offset)
+        return Number(name, fill, bool(description["missing"]), offset, bool(description.get("commas")))
     return Category(name, tuple(cast(Sequence[str], description["categories"])))
 
 
@@ -142,7 +145,7 @@ def fit(train: Rows, everything: Sequence[Rows], leave_out: str) -> tuple[list[C
 
     Args:
         train: The training rows.
-        everything: All rows there are, file by file.
+        everything: All rows there are, file by file, that of the training rows first.
         leave_out: The target.
 
     Returns:
@@ -156,7 +159,9 @@ def fit(train: Rows, everything: Sequence[Rows], leave_out: str) -> tuple[list[C
     for name in train.columns:
         if name == leave_out:
             continue
-        fitted = _fit_numbers(train, name) if _is_numeric(name, everything) else _fit_categories(train, name)
+        commas = everything[0].with_points(name) != everything[0].columns[name]
+        numeric = _is_numeric(name, everything, commas)
+        fitted = _fit_numbers(train, name, commas) if numeric else _fit_categories(train, name)
         if isinstance(fitted, str):
             dropped[name] = fitted
         else:
@@ -167,12 +172,13 @@ def fit(train: Rows, everything: Sequence[Rows], leave_out: str) -> tuple[list[C
     return columns, dropped
 
 
-def numbers(rows: Rows, name: str) -> np.ndarray:
+def numbers(rows: Rows, name: str, commas: bool = False) -> np.ndarray:
     """Read a column of numbers.
 
     Args:
         rows: The rows.
         name: The column.
+        commas: Whether the training rows had decimal commas.
 
     Returns:
         Values, float64 `[n]`, NaN where they are missing.
@@ -180,7 +186,7 @@ def numbers(rows: Rows, name: str) -> np.ndarray:
     Raises:
         InputError: A cell is neither a number nor missing.
     """
-    cells = rows.columns[name]
+    cells = rows.with_points(name, commas)
     known = {cell: number(cell) for cell in set(cells)}
     values = [known[cell] for cell in cells]
     if None in values:
@@ -192,25 +198,27 @@ def numbers(rows: Rows, name: str) -> np.ndarray:
     return np.array(values, dtype=np.float64)
 
 
-def _is_numeric(name: str, everything: Sequence[Rows]) -> bool:
+def _is_numeric(name: str, everything: Sequence[Rows], commas: bool) -> bool:
     """Whether a column is of numbers; an error if it nearly is, and would lose most of its values as categories."""
-    given = [rows for rows in everything if name in rows.columns]
-    values = {cell: number(cell) for rows in given for cell in set(rows.columns[name])}
-    wrong = [(rows, i) for rows in given for i, cell in enumerate(rows.columns[name]) if values[cell] is None]
-    total = sum(len(rows) for rows in given)
-    if wrong and len(wrong) < (1 - MOSTLY) * total and len(values) > MOST_CATEGORIES:
-        rows, i = wrong[0]
+    given = [(rows, rows.with_points(name, commas)) for rows in everything if name in rows.columns]
+    values = {cell: number(cell) for _, cells in given for cell in set(cells)}
+    wrong = [(rows, i) for rows, cells in given for i, cell in enumerate(cells) if values[cell] is None]
+    total = sum(len(rows) for rows, _ in given)
+    nearly = len(wrong) < (1 - MOSTLY) * total or all(rows is not everything[0] for rows, _ in wrong)
+    if wrong and nearly and len(values) > MOST_CATEGORIES:
+        words = [(rows, i) for rows, i in wrong if not WITH_COMMA.fullmatch(rows.columns[name][i])] or wrong
+        rows, i = words[0]
         cell = quoted(rows.columns[name][i])
         raise InputError(
-            f"{rows.path}: column {name!r} has numbers in {total - len(wrong)} of {total} rows, but {cell} "
+            f"{rows.path}: column {name!r} has numbers in {total - len(words)} of {total} rows, but {cell} "
             f"on line {rows.lines[i]}; write a number there, or nothing if it is unknown"
         )
     return not wrong
 
 
-def _fit_numbers(train: Rows, name: str) -> Column | str:
+def _fit_numbers(train: Rows, name: str, commas: bool) -> Column | str:
     """Fill and indicator of a column of numbers, or why it is dropped."""
-    values = numbers(train, name)
+    values = numbers(train, name, commas)
     missing = np.isnan(values)
     if missing.all():
         return "no values in the training rows"
@@ -218,7 +226,7 @@ def _fit_numbers(train: Rows, name: str) -> Column | str:
         return SAME
     fill = float(np.median(values[~missing]))
     offset = fill if are_close(values[~missing]) else 0.0
-    return Number(name, fill, bool(missing.any()), offset)
+    return Number(name, fill, bool(missing.any()), offset, commas)
 
 
 def _fit_categories(train: Rows, name: str) -> Column | str:

@@ -1,5 +1,6 @@
 """Folders of pictures, one subfolder a class: `train/CLASS/*.png` with `test/` or `val/`, or just `CLASS/*.png`."""
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,8 +14,10 @@ from outgrow.errors import InputError
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
 SMALLEST_PHOTO = 24  # pixels; crops and flips make no sense on smaller pictures
 _DEPTHS = ("*/*", "*/*/*")  # where to look for pictures before a folder is taken for something else
+_TRAIN = ("train", "training")
 _TEST = ("test", "testing")
 _VALIDATION = ("val", "valid", "validation")
+_DEEP = re.compile(r"'\w+;16[BLN]'")  # what Pillow calls 16 bits a channel, which it cuts to 8 for RGB
 Pictures = list[tuple[Path, str]]  # files with the names of their classes
 
 
@@ -29,7 +32,9 @@ def is_image_folder(path: Path) -> bool:
     """
     if not path.is_dir():
         return False
-    return (path / "train").is_dir() or any(_is_picture(file) for depth in _DEPTHS for file in path.glob(depth))
+    return _subfolder(path, _TRAIN) is not None or any(
+        _is_picture(file) for depth in _DEPTHS for file in path.glob(depth)
+    )
 
 
 def find_images(path: Path) -> Found:
@@ -86,7 +91,7 @@ def read_picture(path: Path) -> np.ndarray:
         path: A file that Pillow can read, with 8 bits a channel.
 
     Returns:
-        Its pixels in RGB, uint8 `[3, height, width]`.
+        Its pixels in RGB, uint8 `[3, height, width]`, on white where it is transparent.
 
     Raises:
         InputError: The file is damaged or not an 8-bit picture.
@@ -95,9 +100,13 @@ def read_picture(path: Path) -> np.ndarray:
 
     try:
         with Image.open(path) as image:
-            if image.mode.startswith(("I", "F")):
+            if image.mode.startswith(("I", "F")) or _DEEP.search(str(image.tile)):
                 raise InputError(f"{path}: a picture with more than 8 bits a channel ({image.mode}); save it with 8")
-            return np.asarray(image.convert("RGB")).transpose(2, 0, 1)
+            if not image.has_transparency_data:
+                return np.asarray(image.convert("RGB")).transpose(2, 0, 1)
+            page = Image.new("RGBA", image.size, "white")
+            page.alpha_composite(image.convert("RGBA"))
+            return np.asarray(page.convert("RGB")).transpose(2, 0, 1)
     except InputError:
         raise
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
@@ -151,15 +160,32 @@ def _unreadable(path: Path, error: Exception) -> str:
 
 def _part_folders(path: Path) -> dict[str, Path]:
     """The folders of the parts: train, and what there is of validation and test."""
-    if not (path / "train").is_dir():
+    train, validation, test = (_subfolder(path, names) for names in (_TRAIN, _VALIDATION, _TEST))
+    if train is None:
+        _demand_classes(path)
         return {"train": path}
-    test, validation = (
-        next((path / name for name in names if (path / name).is_dir()), None) for names in (_TEST, _VALIDATION)
-    )
     if test is None:
         test, validation = validation, None
-    found = {"train": path / "train", "validation": validation, "test": test}
+    found = {"train": train, "validation": validation, "test": test}
     return {part: folder for part, folder in found.items() if folder is not None}
+
+
+def _subfolder(path: Path, names: Sequence[str]) -> Path | None:
+    """The folder of a part, under the first of its names that there is, in lower or upper case."""
+    found = {child.name.casefold(): child for child in sorted(path.iterdir()) if child.is_dir()}
+    return next((found[name] for name in names if name in found), None)
+
+
+def _demand_classes(path: Path) -> None:
+    """Check that folders are not named like parts: `seg_train` and `seg_test`."""
+    words = {child.name: {*re.split(r"[\W_]+", child.name.casefold())} for child in path.iterdir() if child.is_dir()}
+    train = [name for name, found in words.items() if not found.isdisjoint(_TRAIN)]
+    others = [name for name, found in words.items() if not found.isdisjoint((*_TEST, *_VALIDATION))]
+    if train and others:
+        raise InputError(
+            f"{path}: the folders {listed(sorted({*train, *others}))} look like parts of the data, not like classes; "
+            f"expected {path}/train/CLASS/NAME.png and {path}/test/CLASS/NAME.png: rename or move them"
+        )
 
 
 def _pictures(folder: Path) -> Pictures:

@@ -138,6 +138,8 @@ def _channels_first(path: Path, name: str, x: np.ndarray) -> np.ndarray:
 
 def _table(path: Path, name: str, x: np.ndarray) -> np.ndarray:
     """Rows in single precision, all finite."""
+    if not x.shape[1]:
+        raise InputError(f"{path}: {name} has shape {x.shape}, no column; expected at least one")
     given = x
     with np.errstate(over="ignore"):
         x = x.astype(np.float32)

@@ -25,12 +25,14 @@ class Rows:
         columns: Cells of each column, without the white space around them.
         lines: The line of the file that each row ends on, for messages.
         counter: Whether the file began with a column of row numbers without a name, which is left out.
+        commas: Whether something else than commas parts the cells, so that numbers may have decimal commas.
     """
 
     path: Path
     columns: dict[str, list[str]]
     lines: list[int]
     counter: bool = False
+    commas: bool = False
 
     def __len__(self) -> int:
         return len(self.lines)
@@ -38,7 +40,33 @@ class Rows:
     def take(self, index: Sequence[int]) -> "Rows":
         """The rows at `index`, in that order."""
         columns = {name: [cells[i] for i in index] for name, cells in self.columns.items()}
-        return Rows(self.path, columns, [self.lines[i] for i in index], self.counter)
+        return Rows(self.path, columns, [self.lines[i] for i in index], self.counter, self.commas)
+
+    def with_points(self, name: str, known: bool = False) -> list[str]:
+        """The cells of a column, with points for decimal commas where all that are given are numbers with them or none.
+
+        Args:
+            name: The column.
+            known: Whether its numbers have decimal commas for sure, as other rows tell.
+
+        Returns:
+            The cells [rows].
+
+        Raises:
+            InputError: It can't be told whether the commas are decimal ones or part thousands.
+        """
+        cells = self.columns[name]
+        given = {cell for cell in cells if cell.lower() not in MISSING} if self.commas else set()
+        with_comma = [cell for cell in given if "," in cell]
+        if not with_comma or not all(map(WITH_COMMA.fullmatch, given)):
+            return cells
+        if not known and all(map(THOUSANDS.fullmatch, with_comma)):
+            some = next(cell for cell in cells if "," in cell)
+            raise InputError(
+                f"{self.path}: column {name!r}: {some} may be thousands or have a decimal comma; write it without the "
+                "comma"
+            )
+        return [cell.replace(",", ".") for cell in cells]
 
 
 def read_rows(path: Path) -> Rows:
@@ -79,26 +107,13 @@ def read_rows(path: Path) -> Rows:
     if counter:  # pandas writes its index like this
         header, columns = header[1:], {i - 1: cells for i, cells in columns.items() if i}
     _check_names(path, header)
-    if delimiter != ",":
-        columns = {i: _with_points(f"{path}: column {header[i]!r}", cells) for i, cells in columns.items()}
-    return Rows(path, {name: columns[i] for i, name in enumerate(header)}, lines[1:], counter)
+    return Rows(path, {name: columns[i] for i, name in enumerate(header)}, lines[1:], counter, delimiter != ",")
 
 
 def _delimiter(path: Path, header: str) -> str:
     """What stands between cells: tabs in a .tsv file that has some, else what the header has most of beside quotes."""
     bare = re.sub(r'"[^"]*"', "", header)
     return "\t" if path.suffix.lower() == ".tsv" and "\t" in bare else max(DELIMITERS, key=bare.count)
-
-
-def _with_points(where: str, cells: list[str]) -> list[str]:
-    """Cells with points in place of decimal commas, where all that are given are numbers with commas or none."""
-    given = {cell for cell in cells if cell.lower() not in MISSING}
-    if not any("," in cell for cell in given) or not all(map(WITH_COMMA.fullmatch, given)):
-        return cells
-    if all(THOUSANDS.fullmatch(cell) for cell in given if "," in cell):
-        some = next(cell for cell in cells if "," in cell)
-        raise InputError(f"{where}: {some} may be thousands or have a decimal comma; write it without the comma")
-    return [cell.replace(",", ".") for cell in cells]
 
 
 def _check_lengths(path: Path, wanted: int, table: Sequence[Sequence[str]], lines: Sequence[int]) -> None:

@@ -1,5 +1,6 @@
 """Tables in CSV files: `NAME.csv`, or `NAME_train.csv` with `NAME_test.csv` beside it, or a folder that holds them."""
 
+import re
 from pathlib import Path
 
 import torch
@@ -15,6 +16,7 @@ from outgrow.data.target import Target, recognise
 from outgrow.errors import InputError
 
 SUFFIXES = (".csv", ".tsv")
+_TRAIN = re.compile(r"(^|[-_.])train$", re.IGNORECASE)
 
 
 def is_table(path: Path) -> bool:
@@ -98,8 +100,9 @@ def table_files(path: Path) -> tuple[Path, Path | None]:
             names = listed([file.name for file in found])
             raise InputError(f"{path}: {len(found)} tables ({names}); name one of them, not the folder")
         path = chosen[0]
-    test = path.with_name(path.stem[: -len("train")] + "test" + path.suffix) if _is_train(path) else None
-    return path, test if test is not None and test.is_file() else None
+    wanted = path.stem[: -len("train")].casefold() + "test" if _is_train(path) else None
+    tests = [file for file in _tables(path.parent) if file.stem.casefold() == wanted and file.suffix == path.suffix]
+    return path, tests[0] if tests else None
 
 
 def _test_rows(path: Path | None, target: Target) -> Rows | None:
@@ -117,10 +120,10 @@ def _tables(folder: Path) -> list[Path]:
 
 def _is_train(path: Path) -> bool:
     """Whether a file is the training part of a pair by its name."""
-    return path.stem == "train" or path.stem.endswith(("_train", "-train", ".train"))
+    return bool(_TRAIN.search(path.stem))
 
 
 def _name(path: Path) -> str:
     """What to call a table: the name of its file, or of its folder if that is all there is."""
-    short = path.stem.removesuffix("train").rstrip("_-.")
+    short = _TRAIN.sub("", path.stem)
     return short or path.resolve().parent.name

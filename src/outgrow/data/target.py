@@ -1,6 +1,7 @@
 """The column of a table that is to be predicted: which it is, and whether it holds classes or numbers."""
 
 import difflib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,8 @@ from outgrow.data.rows import Rows
 from outgrow.data.statistics import demand_apart
 from outgrow.errors import InputError
 
+EXACT = 2**53  # from here on double precision skips whole numbers
+
 
 @dataclass(frozen=True)
 class Target:
@@ -24,24 +27,26 @@ class Target:
         task: What it holds.
         classes: Their names; empty for regression.
         numeric: Whether its cells are numbers.
+        commas: Whether these have decimal commas in the training file.
     """
 
     name: str
     task: Task
     classes: tuple[str, ...]
     numeric: bool
+    commas: bool = False
 
     def encode(self, rows: Rows) -> torch.Tensor:
         """The targets of some rows: labels, int64 `[n]`, or numbers, float32 `[n, 1]`."""
         check_complete(rows, self.name, numeric=self.numeric)
         where = f"{rows.path}, column {self.name!r}"
         if self.task == "regression":
-            values = numbers(rows, self.name)
+            values = numbers(rows, self.name, self.commas)
             narrow = torch.from_numpy(values).float()
             if not narrow.isfinite().all():
                 raise InputError(f"{where}: infinite targets: {int((~narrow.isfinite()).sum())}; remove those rows")
             return narrow[:, None]
-        return class_numbers(_labels(rows, self.name, numeric=self.numeric), self.classes, where)
+        return class_numbers(_labels(rows, self.name, self.numeric, self.commas), self.classes, where)
 
 
 def recognise(rows: Rows, name: str | None, task: Task | None = None) -> Target:
@@ -67,18 +72,19 @@ def recognise(rows: Rows, name: str | None, task: Task | None = None) -> Target:
     where = f"{rows.path}, column {name!r}"
     if task == "regression" and not numeric:
         raise InputError(f"{where}: task 'regression', but {number_of_words} of {len(rows)} values are no numbers")
-    values = _labels(rows, name, numeric=numeric)
+    commas = rows.with_points(name) != rows.columns[name]
+    values = _labels(rows, name, numeric, commas)
     distinct = np.unique(values)
     if len(distinct) == 1:
         raise InputError(f"{where}: the target is {rows.columns[name][0]!r} in every row; there is nothing to learn")
     task = task or ("classification" if not numeric or looks_like_classes(distinct, len(rows)) else "regression")
     if task == "regression":
         demand_apart(values, where)
-        return Target(name, task, (), numeric)
+        return Target(name, task, (), numeric, commas)
     if 2 * len(distinct) > len(rows):
         hint = "; is it a number to predict (task 'regression')?" if numeric else "; is it the right column?"
         raise InputError(f"{where}: {len(distinct)} classes in {len(rows)} rows{hint}")
-    return Target(name, task, class_names(values, where), numeric)
+    return Target(name, task, class_names(values, where), numeric, commas)
 
 
 def check_complete(rows: Rows, name: str, *, numeric: bool) -> None:
@@ -118,10 +124,22 @@ def _column(rows: Rows, name: str | None) -> str:
 
 def _is_numeric(rows: Rows, name: str) -> tuple[bool, int]:
     """Whether the target is of numbers, and how many of its values are not."""
-    words = sum(1 for cell in rows.columns[name] if number(cell) is None)
-    return words == 0 and any(is_number(cell) for cell in rows.columns[name]), words
+    cells = rows.with_points(name)
+    words = sum(1 for cell in cells if number(cell) is None)
+    return words == 0 and any(map(is_number, cells)), words
 
 
-def _labels(rows: Rows, name: str, *, numeric: bool) -> np.ndarray:
+def _labels(rows: Rows, name: str, numeric: bool, commas: bool) -> np.ndarray:
     """Targets as they are compared: numbers by value, text as it is."""
-    return numbers(rows, name) if numeric else np.array(rows.columns[name])
+    if not numeric:
+        return np.array(rows.columns[name])
+    values = numbers(rows, name, commas)
+    return _whole(rows.columns[name], values) if (np.abs(values) >= EXACT).any() else values
+
+
+def _whole(cells: Sequence[str], values: np.ndarray) -> np.ndarray:
+    """Values as integers, where their cells are, and 64 bits hold them; the values as they are otherwise."""
+    try:
+        return np.array([int(cell) for cell in cells], np.int64)
+    except (ValueError, OverflowError):
+        return values

@@ -105,7 +105,7 @@ def _module_list(parts: tuple[Source, ...]) -> Call:
 
 
 def _body(module: nn.Module, path: str, children: list[tuple[str, Source]], depth: int) -> Body:
-    forward, train = _traced(module.eval()), _traced(module.train())
+    forward, train = _traced(module.eval()), _traced(copy.deepcopy(module).train())  # which may set buffers
     kind = type(module).__name__
     if kind == "Sequential":
         kind = "".join(word.capitalize() for word in path.replace(".", "_").split("_")) or ROOT

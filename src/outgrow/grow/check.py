@@ -107,6 +107,7 @@ def check(setup: Setup, plan: Plan, policy: Policy, now: Situation) -> Verdict:
         What was found and decided.
 
     Raises:
+        FloatingPointError: The loss is not finite.
         InputError: The policy decided on what was not on trial, or returned no decision.
     """
     units = {axis: plan.units[axis.name] for axis in tried(setup.model, setup.axes, plan.units)}
@@ -118,6 +119,11 @@ def check(setup: Setup, plan: Plan, policy: Policy, now: Situation) -> Verdict:
     panels = [panel for panel in (widen, insert, shrink) if panel is not None]
     candidates = tuple(candidate for panel in panels for candidate in panel.candidates)
     present = _present([panel.present for panel in panels], setup, plan)
+    if not all(math.isfinite(panel.present.loss) for panel in panels if setup.judged or panel is shrink):
+        raise FloatingPointError(
+            f"the loss of the check's examples is {present.loss}, though the weights are finite: look for inputs or "
+            "targets that are not, for batches without a target that counts, or lower the learning rate"
+        )
     decision = policy.decide(now, candidates, present)
     _demand_offered(decision, candidates, policy)
     added, step = widen.chosen(decision.units) if widen and decision.units else ((), {})

@@ -59,7 +59,7 @@ def draw_root(product: Product, z: Tensor, generator: torch.Generator) -> Tensor
             return _dense_root(blocks, noise.movedim(dim, -1)).movedim(-1, dim)
     flat = z[0].numel()
     if _fits(z, flat):
-        columns = _columns(lambda v: product(v.view_as(z)).view(len(z), flat), z.reshape(len(z), flat), 1)
+        columns = _columns(lambda v: product(v.view_as(z)).reshape(len(z), flat), z.reshape(len(z), flat), 1)
         return _dense_root(columns, noise.view(len(z), flat)).view_as(z)
     for dim in dims:
         scaled = z / _temperature(z, dim, pairs[0])

@@ -64,7 +64,7 @@ def _measured(model: nn.Module, batch: Batch, objective: Objective, groups: int)
     whole = upcast((call(model, batch.inputs), batch.target))
     stops = [batch.size * i // groups for i in range(groups + 1)]
     parts = [_examples(whole, batch.size, i, j) for i, j in pairwise(stops)]
-    return float(objective.loss(*whole)), [float(objective.loss(*part)) for part in parts]
+    return float(objective.of(batch)(*whole)), [float(objective.loss(*part)) for part in parts]
 
 
 def _examples(tree: Any, size: int, start: int, stop: int) -> Any:

@@ -105,6 +105,10 @@ class OutputLoss:
 
     loss: Loss
 
+    def of(self, batch: Batch) -> Loss:
+        """Return the loss, so that its sum over batches, each times its size, is the sum over all of them."""
+        return self.loss if batch.share == 1 else lambda output, target: batch.share * self.loss(output, target)
+
     @full_precision()
     def answer(self, model: nn.Module, batch: Batch) -> Outputs:
         """Run the model, with its graph.
@@ -120,7 +124,7 @@ class OutputLoss:
             InputError: The model has weights that are trained, but no output that the loss reads depends on them.
         """
         with same_chance(model, batch):
-            outputs = Outputs(self.loss, call(model, batch.inputs), batch.target, batch.size)
+            outputs = Outputs(self.of(batch), call(model, batch.inputs), batch.target, batch.size)
         trained = any(parameter.requires_grad for parameter in model.parameters())
         if trained and not any(value.requires_grad for value in outputs.values):
             raise InputError(
@@ -143,7 +147,7 @@ class OutputLoss:
         """
         with same_chance(model, batch):
             result, found = derivatives_along(model, directions, batch.inputs)
-        outputs = Outputs(self.loss, result, batch.target, batch.size)
+        outputs = Outputs(self.of(batch), result, batch.target, batch.size)
         moved = [upcast(found[i]) for i in outputs.read]  # each [directions, examples, ...]
         n, count = batch.size, len(directions)
         flat = torch.cat([dz.reshape(count, n, -1) for dz in moved], 2)
@@ -167,6 +171,6 @@ class OutputLoss:
         args, kwargs = call_arguments(batch.inputs)
         with torch.no_grad(), same_chance(model, batch):
             result = upcast(torch.func.functional_call(model, dict(weights), args, kwargs))
-            value = self.loss(result, upcast(batch.target))
+            value = self.of(batch)(result, upcast(batch.target))
         demand_mean(value)
         return float(value)

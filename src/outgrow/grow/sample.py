@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -31,12 +31,14 @@ class Batch:
         target: What the loss is called with beside the output.
         size: Number of examples.
         chance: Seed of what a model or a step draws on it, the same whenever it is run.
+        share: Share of its targets that count, against that in the whole part; see `counted`.
     """
 
     inputs: Any
     target: Any
     size: int
     chance: int = 0
+    share: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,7 @@ def draw(loader: Iterable[Any], count: int, device: torch.device, chunk: int = 2
         if seen >= 2 * count:
             break
     if seen < 4:
-        raise InputError(f"a check needs at least four examples, the loader gave {seen}")
+        raise InputError(f"a check needs at least four examples, the loader gave {seen}{_once(loader)}")
     half = min(count, seen // 2)
     a, b = _halves((_cat(inputs), _cat(targets)), half, chunk, device)
     return _sample([[(inputs, target, size) for (inputs, target), size in part] for part in (a, b)])
@@ -119,6 +121,46 @@ def _sample(parts: Sequence[Sequence[tuple[Any, Any, int]]]) -> Sample:
         [Batch(*batch, chance=2 * i) for i, batch in enumerate(a)],
         [Batch(*batch, chance=2 * i + 1) for i, batch in enumerate(b)],
     )
+
+
+def counted(sample: Sample, loss: Any) -> Sample:
+    """Let each batch weigh as much as it has targets that count, where a loss is the mean over these alone.
+
+    Cross-entropy ignores targets of a number that is its `ignore_index`, -100 where a loss does not say another: with
+    c_b of n_b targets left in a batch and c of n in the part, the mean over all is sum_b n_b / n * (c_b n) / (n_b c)
+    * L_b. A batch of which none is left has no mean, and is left out.
+
+    Args:
+        sample: The two parts.
+        loss: Called with an output and a target; its `ignore_index`, or that of a `functools.partial`, is read.
+
+    Returns:
+        The parts; as they are where every target counts.
+
+    Examples:
+        >>> batches = [Batch(None, torch.tensor(y), 2) for y in ([1, -100], [0, 2], [-100, -100])]
+        >>> [batch.share for batch in counted(Sample(batches, []), nn.functional.cross_entropy).a]
+        [0.6666666666666666, 1.3333333333333333]
+    """
+    ignored = getattr(loss, "keywords", {}).get("ignore_index", getattr(loss, "ignore_index", -100))
+    return Sample(_shared(sample.a, ignored), _shared(sample.b, ignored))
+
+
+def _shared(batches: Sequence[Batch], ignored: int) -> Sequence[Batch]:
+    counts = [_counted(batch.target, ignored) for batch in batches]
+    left = [(batch, *count) for batch, count in zip(batches, counts, strict=True) if count[0]]
+    if not left or all(count == of for count, of in counts):
+        return batches
+    mean = sum(count for _, count, _ in left) / sum(of for _, _, of in left)
+    return [replace(batch, share=count / of / mean) for batch, count, of in left]
+
+
+def _counted(target: Any, ignored: int) -> tuple[int, int]:
+    """How many targets count, and how many there are; 1 of 1 where they are no class numbers."""
+    labels = [x for x in as_tensors(target) if x.dtype == torch.int64 and x.ndim]
+    if not labels:
+        return 1, 1
+    return sum(int((x != ignored).sum()) for x in labels), sum(x.numel() for x in labels)
 
 
 def apart(loader: Iterable[Any]) -> Iterable[Any]:
@@ -175,8 +217,14 @@ def draw_batches(loader: Iterable[Any], count: int, device: torch.device, chunk:
     if min(len(a), len(b)) < 2:
         raise InputError(
             f"a check needs at least two batches to propose and two to judge, the loader gave {len(a)} and {len(b)}"
+            f"{_once(loader)}"
         )
     return _sample([[(item, None, size) for item, size in part] for part in (a, b)])
+
+
+def _once(loader: Iterable[Any]) -> str:
+    """What to say of a loader that can't start anew, as every look asks it to."""
+    return "; it can be read only once: give one that starts anew, or never ends" if iter(loader) is loader else ""
 
 
 def few(inputs: Any, count: int) -> Any:

@@ -260,7 +260,7 @@ def can_try(model: nn.Module, axis: Axis) -> str:
         return "its new units come in through zero rows, whose worth can't be judged by what reads them"
     for member in axis.consumers:
         if not is_mixer(model.get_submodule(member.module)) or not member.tensor.endswith("weight"):
-            return f"{member.module}, which reads it, is no linear layer or ungrouped convolution"
+            return f"{member.module or member.tensor}, which reads it, is no linear layer or ungrouped convolution"
         if not model.get_parameter(member.tensor).requires_grad:
             return f"{member.module}, which reads it, is frozen"
     return ""

@@ -91,6 +91,8 @@ def _block_place(seen: Survey, parent: str, child: str) -> Place:
     block = seen.model.get_submodule(name)
     if seen.forward.counts[block] != 1:
         raise NoPlaceError(f"{name} is called {seen.forward.counts[block]} times in a forward pass, expected once")
+    if block in seen.forward.unlearned:
+        raise NoPlaceError(f"{name} runs under no_grad(), where a copy of it would never learn")
     try:
         candidate = Candidate(seen, block)
     except Exception as error:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from outgrow.net.inputs import Example, call_arguments, seed_
+from outgrow.net.kernels import fast_path
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,16 +87,18 @@ class Forward:
         counts: How often each module was called.
         calls: The first call of each module that was asked for.
         leaves: Every call of a module without children, in order.
+        unlearned: Modules that run under no_grad().
     """
 
     outputs: list[Tensor] = field(default_factory=list)
     counts: Counter[nn.Module] = field(default_factory=Counter)
     calls: dict[nn.Module, Call] = field(default_factory=dict)
     leaves: list[Leaf] = field(default_factory=list)
+    unlearned: set[nn.Module] = field(default_factory=set)
 
 
 def observe(model: nn.Module, example: Example, wanted: Collection[nn.Module] = ()) -> Forward:
-    """Run a model once, without gradients and in the mode that it is in, and note how its modules are called.
+    """Run a model once, in the mode that it is in, and note how its modules are called.
 
     Args:
         model: Any module; hooks are on only while it runs.
@@ -110,6 +113,8 @@ def observe(model: nn.Module, example: Example, wanted: Collection[nn.Module] = 
 
     def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         seen.counts[module] += 1
+        if not torch.is_grad_enabled():
+            seen.unlearned.add(module)
         if module in wanted and module not in arguments:
             arguments[module] = _fresh((args, kwargs))
 
@@ -121,19 +126,41 @@ def observe(model: nn.Module, example: Example, wanted: Collection[nn.Module] = 
 
     with (
         _hooked(model, before, after),
-        torch.compiler.set_stance("force_eager"),
-    ):  # compiled parts would trace the hooks
-        leaves = pytree.tree_leaves(run(model, example))
-    seen.outputs.extend(leaf.clone() for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point())
+        torch.compiler.set_stance("force_eager"),  # compiled parts would trace the hooks
+        fast_path(False),
+        _without_graph(model),
+    ):
+        leaves = pytree.tree_leaves(_run(model, example))
+    seen.outputs.extend(
+        leaf.detach().clone() for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()
+    )
     return seen
 
 
 @torch.no_grad()
 def run(model: nn.Module, example: Example) -> Any:
     """Run a model on a copy of an example, without gradients and in the mode that it is in, from one random state."""
+    return _run(model, example)
+
+
+def _run(model: nn.Module, example: Example) -> Any:
     args, kwargs = _fresh(call_arguments(example))
     seed_(model, 0)
     return model(*args, **kwargs)
+
+
+@contextmanager
+def _without_graph(model: nn.Module) -> Iterator[None]:
+    """Let nothing be kept for a backward pass, and yet be seen where the model itself turns gradients off."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in trained:
+        parameter.requires_grad_(False)
+    try:
+        with torch.enable_grad():
+            yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
 
 
 @contextmanager

@@ -52,7 +52,7 @@ def _spots(seen: Survey) -> list[Place]:
     spots = []
     for at, (module, _, _) in enumerate(seen.forward.leaves):
         call = seen.forward.calls.get(module)
-        if call is None or not _maps_one_tensor(seen, module, call):
+        if call is None or module in seen.forward.unlearned or not _maps_one_tensor(seen, module, call):
             continue
         if (recipe := _new_layer(seen, at, call)) is not None:
             name = seen.names[module]

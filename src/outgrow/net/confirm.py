@@ -81,9 +81,9 @@ def confirmed(model: nn.Module, example: Example, trace: Trace, found: Sequence[
                 axis = search.found() if search is searches[0] else search.like(searches[0])
                 result[place] = replace(result[place], axis=axis)
     groups = [places for alike in kinds.values() if (places := [p for p, _ in alike if result[p].axis.growable])]
-    if trial.failure([result[places[0]].axis for places in groups], 1, modes=(True, False)):
+    if trial.failure([result[places[0]].axis for places in groups], 1, modes=(False, True)):
         for places in groups:
-            failure = trial.failure([result[places[0]].axis], 1, modes=(True, False))
+            failure = trial.failure([result[places[0]].axis], 1, modes=(False, True))
             for place in places if failure else ():
                 result[place] = replace(result[place], axis=replace(result[place].axis, growable=False, reason=failure))
     return result
@@ -108,20 +108,22 @@ class _Trial:
 
     def failure(self, axes: Sequence[Axis], units: int, modes: Sequence[bool] = (False,)) -> str:
         """Why the model does not do with more units on each of the axes, or an empty string."""
-        more = "one more unit" if units == 1 else f"{units} more units"
+        more, at = "one more unit" if units == 1 else f"{units} more units", ""
         for mode in modes:
             if mode not in self._before:
                 self._before[mode] = outputs_before(self.model, self._example, mode)
         try:
             with self._widened(axes, units) as edit:
-                pairs = [(before, mode) for mode in modes if (before := self._before[mode]) is not None]
-                moved = max((change(b, outputs(self.model, self._example, mode)) for b, mode in pairs), default=0.0)
-                if not moved <= self._tolerance and not moved <= 10 * sensitivity(self.model, self._example):
-                    return f"with {more} an output moves by {moved:.0e} of its scale"
+                for mode in modes:
+                    at = " in train mode" if mode else ""
+                    before = self._before[mode]
+                    moved = 0.0 if before is None else change(before, outputs(self.model, self._example, mode))
+                    if not moved <= self._tolerance and not moved <= 10 * sensitivity(self.model, self._example):
+                        return f"with {more} an output moves by {moved:.0e} of its scale{at}"
                 if any(axis.zero == "out" and not self._learns(edit, axis) for axis in axes):
                     return "its new units would be zeros that never learn"
         except Exception as error:
-            return f"with {more} the model fails: {str(error).strip().partition(chr(10))[0]}"
+            return f"with {more} the model fails{at}: {str(error).strip().partition(chr(10))[0]}"
         return ""
 
     @contextmanager
@@ -174,15 +176,25 @@ class _Search:
         for settings, runs in itertools.islice(itertools.product(self._ways(), self._layouts()), MOST_TRIES):
             members = tuple(replace(m, run=run) for m, run in zip(self.axis.members, runs, strict=True))
             axis = replace(self.axis, members=members, settings=(*self.forced, *settings))
-            failure = self._trial.failure([axis], 1)
-            if not failure and (settings or axis.size == 1):  # one unit may do by chance
-                failure = self._trial.failure([axis], 3)
+            failure = self._failure(axis)
             if not failure:
-                self.axis = axis
-                return axis
+                self.axis = self._needed(axis)
+                return self.axis
             self.failure = self.failure or failure
         self.axis = replace(self.axis, growable=False, reason=self._reason(self.failure))
         return self.axis
+
+    def _failure(self, axis: Axis) -> str:
+        """Why the model does not do with more units; one may do by chance, so that three are tried too."""
+        return self._trial.failure([axis], 1) or self._trial.failure([axis], 3)
+
+    def _needed(self, axis: Axis) -> Axis:
+        """The axis without attributes that merely have its size, such as the number of a token; heads stay."""
+        for one in axis.settings:
+            less = replace(axis, settings=tuple(other for other in axis.settings if other is not one))
+            if one not in self.forced and not _is_heads(one) and not self._failure(less):
+                axis = less
+        return axis
 
     def like(self, other: "_Search") -> Axis:
         """Return this axis with what was found for another one of its kind."""
@@ -231,7 +243,7 @@ class _Search:
 
     def _ways(self) -> Iterator[tuple[Scaled, ...]]:
         """Sets of attributes to try, likely ones first."""
-        heads = tuple(c for c in self.candidates if re.search(r"heads?$", c.attribute))
+        heads = tuple(filter(_is_heads, self.candidates))
         seen: set[tuple[Scaled, ...]] = set()
         singles = [(c,) for c in self.candidates]
         for way in (heads, (), tuple(self.candidates), *singles, *itertools.combinations(self.candidates, 2)):
@@ -270,6 +282,11 @@ def _ints(model: nn.Module, path: str) -> Iterator[tuple[str, int]]:
             yield name, value
         elif is_dataclass(value) or isinstance(value, SimpleNamespace):
             yield from ((f"{name}.{key}", inner) for key, inner in vars(value).items() if type(inner) is int)
+
+
+def _is_heads(one: Scaled) -> bool:
+    """Whether an attribute is called a number of heads."""
+    return re.search(r"heads?$", one.attribute) is not None
 
 
 def _settles(module: nn.Module) -> bool:

@@ -57,6 +57,8 @@ def find_place(seen: Survey, name: str) -> Place:
         return find_block_place(seen, name)
     except NoPlaceError as error:
         reason = str(error) if name in seen.names.values() else "the model has no module of this name"
+        if any(seen.names[module] == name for module in seen.forward.unlearned):
+            reason = "it runs under no_grad(), where a new block would never learn"
     if place := find_chain_place(seen, name):
         return place
     found = _every(seen)

@@ -41,6 +41,7 @@ from outgrow.net.site import (
     plain,
 )
 
+SUMS = ("sum", "mean", "logsumexp", "var", "std", "var_mean", "norm", "linalg_vector_norm")
 LINEAR = ("mul", "div", "neg", "to", "_to_copy", "type_as")
 
 
@@ -54,6 +55,11 @@ def join(site: Site, bound: Bound, shape: Shape) -> Any:
     for operand in operands[1:]:
         result = join_places(site, result, plain(site, operand, result))
     return result.expand(shape)
+
+
+def cast(site: Site, bound: Bound, shape: Shape) -> Any:
+    """Convert to the type of another tensor, of which nothing else matters."""
+    return join(site, {"self": bound["self"]}, shape)
 
 
 def gate(site: Site, bound: Bound, shape: Shape) -> Tensor:
@@ -219,7 +225,7 @@ def reduce(site: Site, bound: Bound, shape: Shape) -> Any:
     dims = list(range(x.ndim)) if dims is None or dims == [] else [dims] if isinstance(dims, int) else list(dims)
     dims = [dim % x.ndim for dim in dims] if x.ndim else []
     if crosses_channels(x, dims):
-        return blank(site, bound, shape, "it sums over channels")
+        return blank(site, bound, shape, f"it {'sums' if site.op in SUMS else 'reduces'} over channels")
     for dim in sorted(dims, reverse=True):
         x = x.select(dim, 0) if x.shape[dim] else x.sum(dim)
     x = x.reshape(shape) if x.numel() else no_channels(shape)
@@ -265,10 +271,11 @@ _KINDS: dict[Rule, str] = {
         celu selu softplus hardswish relu6 hardsigmoid mish neg exp log log1p expm1 sqrt rsqrt square abs pow clamp
         clamp_min clamp_max to _to_copy feature_dropout alpha_dropout reciprocal erf sin cos log_sigmoid threshold round
         floor ceil trunc sign softshrink hardshrink masked_fill eq ne lt le gt ge logical_and
-        logical_or logical_not logical_xor bitwise_and bitwise_or bitwise_not isnan isinf isfinite nan_to_num type_as
+        logical_or logical_not logical_xor bitwise_and bitwise_or bitwise_not isnan isinf isfinite nan_to_num
         addcmul addcdiv fmod remainder floor_divide atan atan2 sinh cosh asinh exp2 copysign rrelu special_expit
         zeros_like ones_like full_like empty_like rand_like randn_like bernoulli fill native_dropout copy
         hypot xlogy true_divide multiply subtract negative log2 log10 tan exponential""",
+    cast: "type_as",
     gate: "glu",
     products.linear: "linear",
     products.matmul: "matmul mm bmm",

@@ -22,7 +22,18 @@ from outgrow.grow.policies.proportional import Proportional
 from outgrow.grow.policy import Plan, Policy, Situation
 from outgrow.grow.precision import full_precision
 from outgrow.grow.proposals import PASSES, demanded
-from outgrow.grow.sample import Sample, apart, chunk_of, demand_rows, device_of, draw, draw_batches, examples_in, few
+from outgrow.grow.sample import (
+    Sample,
+    apart,
+    chunk_of,
+    counted,
+    demand_rows,
+    device_of,
+    draw,
+    draw_batches,
+    examples_in,
+    few,
+)
 from outgrow.grow.setup import Setup
 from outgrow.grow.step import Step, objective_of
 from outgrow.net.axis import Axis
@@ -54,7 +65,8 @@ class Grower:
             of the old ones.
         loss: Mean loss of an output and a target, twice differentiable and convex in the output, such as
             cross-entropy; or L1's and Huber's, whose straight lines count as curved (robust Gauss-Newton). The output
-            is what the model returns: a tensor, or a nest of tensors. None where `step` is given.
+            is what the model returns: a tensor, or a nest of tensors. Where targets of a number don't count, it is
+            -100, or its attribute or keyword `ignore_index`. None where `step` is given.
         example: One input: a tensor, a tuple of positional or a dict of keyword arguments.
         max_params: Budget of parameters; None for none.
         max_flops: Budget of forward FLOPs of one example.
@@ -149,8 +161,10 @@ class Grower:
             raise InputError(f"expected check_flops above zero, got {check_flops}")
         if damping is not None and not 0 <= damping < math.inf:
             raise InputError(f"expected a damping of at least 0, got {damping}")
-        if sample < 2:
+        if not isinstance(sample, int) or sample < 2:
             raise InputError(f"expected a sample of at least 2 examples, got {sample}")
+        if isinstance(policy, type) or not hasattr(self.policy, "propose"):
+            raise InputError(f"expected a policy such as outgrow.Proportional(), got {policy!r}")
         if not any(axis.growable for axis in self.axes):
             why = "; ".join(dict.fromkeys(f"{axis.name}: {axis.reason}" for axis in self.axes[:3])) or "it has no axis"
             raise InputError(f"nothing of {type(model).__name__} can grow ({why}): see outgrow.axes(model, example)")
@@ -297,10 +311,12 @@ class Grower:
             `history` holds all. The model, its optimizer and averages have been edited in place.
 
         Raises:
-            FloatingPointError: The model's weights are not finite.
+            FloatingPointError: The model's weights are not finite, or the loss of the examples.
             InputError: The loader's items, `progress`, or the policy's plan or decision are not what is expected, or
                 the ranks have different weights, or somebody else has edited the model.
         """
+        progress, epoch = (None if value is None else _plain(value) for value in (progress, epoch))
+        held_out = _plain(held_out)
         if progress is not None and not 0 <= progress <= 1:
             raise InputError(f"expected the progress of the run as 0 to 1, got {progress}")
         (event, again), looks = self._look_once(loader, progress, epoch, held_out), 1
@@ -389,6 +405,7 @@ class Grower:
         else:
             read = draw if self.step is None else draw_batches
             sample = read(loader, effort.examples, device_of(self.model), chunk_of(self.flops))
+            sample = counted(sample, self.loss)
             effort = effort.of_fewer(examples_in(sample.a))
             if self.step is None:
                 demand_rows(self.example, sample.a[0].inputs)
@@ -439,6 +456,11 @@ class Grower:
                 "the model does not have: the model was edited after the optimizer was made; pass edits optimizer=, or "
                 "make the optimizer anew"
             )
+
+
+def _plain(value: Any) -> float:
+    """A number of any kind as one of Python's: what is remembered has to be saved."""
+    return float(value.detach() if isinstance(value, Tensor) else value)
 
 
 def _shapes(model: nn.Module) -> dict[str, torch.Size]:
