@@ -56,7 +56,7 @@ EVEN = "outgrow,multiple=16"  # of widths from 32 on, which bfloat16 on a CPU co
 PUBLISHED = ("11,360", "33,655", "84.1", "62,698")
 SECNN = ((11_360, 33_655, 62_698), (70, 80, 84.1))
 CLAIMED = (70.0, 80.0)
-DASHES = (":", "-.", "--", (0, (4, 1, 1, 1, 1, 1)), (0, (9, 2)), "-")  # of lengths
+DASHES = (":", "-.", "--", (0, (4, 1, 1, 1, 1, 1)), (0, (9, 2)), (0, (12, 2, 2, 2)), "-")  # of lengths
 
 
 @dataclass(frozen=True)
