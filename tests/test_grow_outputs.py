@@ -182,6 +182,12 @@ def test_targets_that_do_not_count_are_counted_over_all_batches(monkeypatch, los
     assert grower.check([(X, labels)]).loss == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize("target", [{"y": LABELS, "mask": LABELS % 2}, -LABELS - 99, LABELS.float()])
+def test_where_all_targets_count_batches_are_as_they_were(target):
+    batches = [Batch(X, target, 256)]
+    assert counted(Sample(batches, []), F.cross_entropy).a is batches
+
+
 def ctc(z, words):
     return F.ctc_loss(z.transpose(0, 1), words, torch.full((len(z),), 12), torch.full((len(z),), 4))
 

@@ -147,20 +147,20 @@ def counted(sample: Sample, loss: Any) -> Sample:
 
 
 def _shared(batches: Sequence[Batch], ignored: int) -> Sequence[Batch]:
-    counts = [_counted(batch.target, ignored) for batch in batches]
-    left = [(batch, *count) for batch, count in zip(batches, counts, strict=True) if count[0]]
-    if not left or all(count == of for count, of in counts):
+    counts = [[(int((x != ignored).sum()), x.numel()) for x in _classes(batch.target, ignored)] for batch in batches]
+    partly = [i for i, one in enumerate(zip(*counts, strict=False)) if any(left < n for left, n in one)]
+    sums = [tuple(sum(of_batch[i][k] for i in partly) for k in (0, 1)) for of_batch in counts]
+    kept = [(batch, left / n) for batch, (left, n) in zip(batches, sums, strict=True) if left]
+    if not kept:
         return batches
-    mean = sum(count for _, count, _ in left) / sum(of for _, _, of in left)
-    return [replace(batch, share=count / of / mean) for batch, count, of in left]
+    mean = sum(left for left, _ in sums) / sum(n for left, n in sums if left)
+    return [replace(batch, share=share / mean) for batch, share in kept]
 
 
-def _counted(target: Any, ignored: int) -> tuple[int, int]:
-    """How many targets count, and how many there are; 1 of 1 where they are no class numbers."""
+def _classes(target: Any, ignored: int) -> list[Tensor]:
+    """The tensors of a target that may be class numbers: whole, and not negative but where they are ignored."""
     labels = [x for x in as_tensors(target) if x.dtype == torch.int64 and x.ndim]
-    if not labels:
-        return 1, 1
-    return sum(int((x != ignored).sum()) for x in labels), sum(x.numel() for x in labels)
+    return [x for x in labels if bool(((x >= 0) | (x == ignored)).all())]
 
 
 def apart(loader: Iterable[Any]) -> Iterable[Any]:
