@@ -19,7 +19,7 @@ from outgrow.grow.effort import Effort
 from outgrow.grow.event import Event, Growth
 from outgrow.grow.moments import Convention, Fisher, demand_known
 from outgrow.grow.policies.proportional import Proportional
-from outgrow.grow.policy import Plan, Policy, Situation
+from outgrow.grow.policy import Plan, Policy, Situation, is_count
 from outgrow.grow.precision import full_precision
 from outgrow.grow.proposals import PASSES, demanded
 from outgrow.grow.sample import (
@@ -161,7 +161,7 @@ class Grower:
             raise InputError(f"expected check_flops above zero, got {check_flops}")
         if damping is not None and not 0 <= damping < math.inf:
             raise InputError(f"expected a damping of at least 0, got {damping}")
-        if not isinstance(sample, int) or sample < 2:
+        if not is_count(sample) or sample < 2:
             raise InputError(f"expected a sample of at least 2 examples, got {sample}")
         if isinstance(policy, type) or not hasattr(self.policy, "propose"):
             raise InputError(f"expected a policy such as outgrow.Proportional(), got {policy!r}")
