@@ -151,3 +151,12 @@ def test_sixteen_bits_of_colour_are_refused(tmp_path):
     (tmp_path / "class0" / "deep.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
     with pytest.raises(InputError, match=r"deep.png: a picture with more than 8 bits a channel"):
         load(str(tmp_path))
+
+
+@pytest.mark.parametrize("classes", [("Train", "Bus"), ("training", "match"), ("train set", "test tube")])
+def test_classes_may_have_the_names_of_parts(tmp_path, classes):
+    for name in classes:
+        write_images(tmp_path / "all", pixels(10), cyclic(10, 1))
+        (tmp_path / "all" / "class0").rename(tmp_path / name)
+        (tmp_path / "all").rmdir()
+    assert load(str(tmp_path)).classes == tuple(sorted(classes))

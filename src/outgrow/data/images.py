@@ -171,14 +171,21 @@ def _part_folders(path: Path) -> dict[str, Path]:
 
 
 def _subfolder(path: Path, names: Sequence[str]) -> Path | None:
-    """The folder of a part, under the first of its names that there is, in lower or upper case."""
-    found = {child.name.casefold(): child for child in sorted(path.iterdir()) if child.is_dir()}
+    """The folder of a part, under the first of its names that there is; in upper case with class folders in it."""
+    found = {child.name.casefold(): child for child in sorted(path.iterdir()) if _may_be_part(child)}
     return next((found[name] for name in names if name in found), None)
+
+
+def _may_be_part(folder: Path) -> bool:
+    """Whether a folder may be one of a part by its name, or by the pictures in its subfolders."""
+    plain = folder.name in ("train", *_TEST, *_VALIDATION)
+    return folder.is_dir() and (plain or any(map(_is_picture, folder.glob("*/*"))))
 
 
 def _demand_classes(path: Path) -> None:
     """Check that folders are not named like parts: `seg_train` and `seg_test`."""
-    words = {child.name: {*re.split(r"[\W_]+", child.name.casefold())} for child in path.iterdir() if child.is_dir()}
+    folders = [child for child in path.iterdir() if child.is_dir() and not any(map(_is_picture, child.iterdir()))]
+    words = {child.name: {*re.split(r"[\W_]+", child.name.casefold())} for child in folders}
     train = [name for name, found in words.items() if not found.isdisjoint(_TRAIN)]
     others = [name for name, found in words.items() if not found.isdisjoint((*_TEST, *_VALIDATION))]
     if train and others:

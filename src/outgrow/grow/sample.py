@@ -143,6 +143,8 @@ def counted(sample: Sample, loss: Any) -> Sample:
         [0.6666666666666666, 1.3333333333333333]
     """
     ignored = getattr(loss, "keywords", {}).get("ignore_index", getattr(loss, "ignore_index", -100))
+    if not isinstance(ignored, int):
+        return sample
     return Sample(_shared(sample.a, ignored), _shared(sample.b, ignored))
 
 

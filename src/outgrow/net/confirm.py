@@ -192,7 +192,11 @@ class _Search:
         """The axis without attributes that merely have its size, such as the number of a token; heads stay."""
         for one in axis.settings:
             less = replace(axis, settings=tuple(other for other in axis.settings if other is not one))
-            if one not in self.forced and not _is_heads(one) and not self._failure(less):
+            if (
+                one not in self.forced
+                and not _is_heads(one)
+                and not self._trial.failure([less], 3, modes=(False, True))
+            ):
                 axis = less
         return axis
 

@@ -163,6 +163,7 @@ class Grower:
             raise InputError(f"expected a damping of at least 0, got {damping}")
         if not is_count(sample) or sample < 2:
             raise InputError(f"expected a sample of at least 2 examples, got {sample}")
+        self.sample = int(sample)
         if isinstance(policy, type) or not hasattr(self.policy, "propose"):
             raise InputError(f"expected a policy such as outgrow.Proportional(), got {policy!r}")
         if not any(axis.growable for axis in self.axes):
