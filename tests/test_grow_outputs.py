@@ -188,6 +188,20 @@ def test_where_all_targets_count_batches_are_as_they_were(target):
     assert counted(Sample(batches, []), F.cross_entropy).a is batches
 
 
+def over_all(z, y):
+    return F.cross_entropy(z, y, reduction="none").mean()
+
+
+def test_a_loss_over_all_targets_is_left_as_it_is(monkeypatch):
+    monkeypatch.setattr("outgrow.grow.sample.CHUNK_FLOPS", 1.0)
+    labels = LABELS.clone()
+    labels[:120] = -100
+    model = perceptron(3)
+    expected = over_all(model(X[1::2]), labels[1::2]).item()
+    grower = Grower(model, torch.optim.SGD(model.parameters(), lr=0.01), over_all, X[:1])
+    assert grower.check([(X, labels)]).loss == pytest.approx(expected, rel=1e-5)
+
+
 def ctc(z, words):
     return F.ctc_loss(z.transpose(0, 1), words, torch.full((len(z),), 12), torch.full((len(z),), 4))
 

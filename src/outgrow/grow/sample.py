@@ -142,10 +142,20 @@ def counted(sample: Sample, loss: Any) -> Sample:
         >>> [batch.share for batch in counted(Sample(batches, []), nn.functional.cross_entropy).a]
         [0.6666666666666666, 1.3333333333333333]
     """
-    ignored = getattr(loss, "keywords", {}).get("ignore_index", getattr(loss, "ignore_index", -100))
-    if not isinstance(ignored, int):
-        return sample
+    ignored = _ignored(loss)
     return Sample(_shared(sample.a, ignored), _shared(sample.b, ignored))
+
+
+def none_counts(batch: Batch, loss: Any) -> Batch:
+    """Return a batch of which no target counts: a loss that is the mean over those that do has no value there."""
+    classes = {id(x) for x in _classes(batch.target, _ignored(loss))}
+    target = pytree.tree_map(lambda x: torch.full_like(x, _ignored(loss)) if id(x) in classes else x, batch.target)
+    return replace(batch, target=target)
+
+
+def _ignored(loss: Any) -> int:
+    ignored = getattr(loss, "keywords", {}).get("ignore_index", getattr(loss, "ignore_index", -100))
+    return ignored if isinstance(ignored, int) else -100
 
 
 def _shared(batches: Sequence[Batch], ignored: int) -> Sequence[Batch]:

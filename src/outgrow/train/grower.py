@@ -33,6 +33,7 @@ from outgrow.grow.sample import (
     draw_batches,
     examples_in,
     few,
+    none_counts,
 )
 from outgrow.grow.setup import Setup
 from outgrow.grow.step import Step, objective_of
@@ -43,6 +44,7 @@ from outgrow.net.kernels import fast_path
 from outgrow.net.newborns import Newborns
 from outgrow.net.optimizers import Optimizers, each_of, owned_by
 from outgrow.net.place import Place
+from outgrow.net.preserve import frozen_state
 from outgrow.net.surgery import tensors_of
 from outgrow.train.growing import Growing, axes_to_try
 from outgrow.train.inventory import Inventory
@@ -406,7 +408,7 @@ class Grower:
         else:
             read = draw if self.step is None else draw_batches
             sample = read(loader, effort.examples, device_of(self.model), chunk_of(self.flops))
-            sample = counted(sample, self.loss)
+            sample = self._counted(sample)
             effort = effort.of_fewer(examples_in(sample.a))
             if self.step is None:
                 demand_rows(self.example, sample.a[0].inputs)
@@ -430,6 +432,15 @@ class Grower:
             judged=plan.evidence == "gain",
             diagonal=plan.diagonal,
         )
+
+    def _counted(self, sample: Sample) -> Sample:
+        """Weigh batches by the targets that count, where the loss is the mean over these alone."""
+        weighed = counted(sample, self.loss)
+        if all(batch.share == 1 for batch in (*weighed.a, *weighed.b)) and len(weighed.a) == len(sample.a):
+            return weighed
+        with frozen_state(self.model):
+            of_none = self._objective.mean(self.model.eval(), none_counts(sample.a[0], self.loss), {})
+        return sample if math.isfinite(of_none) else weighed
 
     def _tensors(self) -> list[Tensor]:
         return [tensor for one in (self.model, *self.averages) for tensor in tensors_of(one).values()]
